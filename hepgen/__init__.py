@@ -1,0 +1,33 @@
+"""Simulated collision events that look like data, inside the analysis, on awkward arrays.
+
+The names below are loaded when first asked for, so that ``import hepgen`` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "Features": "hepgen.events",
+    "Selection": "hepgen.events",
+    "SimToData": "hepgen.estimators",
+    "load": "hepgen.estimators",
+}
+_MODULES = ("errors", "estimators", "events", "histograms", "kernels", "losses", "metrics", "networks", "optim", "plots", "training")
+
+__all__ = ["Features", "Selection", "SimToData", "__version__", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    if name in _MODULES:
+        return importlib.import_module(f"hepgen.{name}")
+    raise AttributeError(f"module 'hepgen' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *_MODULES])
