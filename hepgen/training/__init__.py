@@ -1,0 +1,9 @@
+"""The one training loop: batches, validation, early stopping, checkpoint and exact resume, progress."""
+
+from __future__ import annotations
+
+from hepgen.training.loop import Objective, Plan, train
+from hepgen.training.record import Record
+from hepgen.training.samples import Batch, Sample
+
+__all__ = ["Batch", "Objective", "Plan", "Record", "Sample", "train"]

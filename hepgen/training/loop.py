@@ -1,0 +1,231 @@
+"""The loop every fit of hepgen runs in.
+
+The state of a fit is (epoch, step, network, optimiser, objective, record); the order of the events and every random number
+are functions of (seed, epoch, step). A checkpoint at any step therefore resumes to the same weights, bit for bit.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hepgen.errors import FitInterrupted, InputError, UsageError
+from hepgen.optim import power_decay
+from hepgen.training.checkpoint import load_checkpoint, save_checkpoint
+from hepgen.training.interrupts import deferred_interrupt
+from hepgen.training.progress import progress_bar
+from hepgen.training.record import Record
+from hepgen.training.samples import Batch, BatchOrder, Sample, fingerprint, mix_seed
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "rmsprop": torch.optim.RMSprop,
+    "adam": torch.optim.Adam,
+    "sgd": torch.optim.SGD,
+}
+
+
+class Objective(nn.Module):
+    """What is fitted: a module that turns a batch into a loss.
+
+    A subclass holds its networks and whatever else has a state (multipliers, fixed densities) as submodules and buffers, so
+    that the loop can save and restore it as one.
+    """
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Scalars of one batch: "loss" is minimised, the others are recorded for every step."""
+        raise TypeError(f"{type(self).__name__} defines no losses")
+
+    def validation_loss(self, batch: Batch) -> Tensor:
+        """The scalar that picks the best epoch, on all held-out events as one batch; the loss itself by default."""
+        return self.losses(batch)["loss"]
+
+    def after_step(self, losses: Mapping[str, Tensor]) -> None:
+        """Called after every step of the optimiser."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a fit is run; see `train`.
+
+    Attributes
+    ----------
+    epochs, batch_size
+        Passes through the longest sample, and events per step.
+    learning_rate
+        First and last learning rate of the decay.
+    power
+        Power of the decay: 0.5 is the square-root decay of the sim-to-data paper.
+    optimizer
+        "rmsprop", "adam" or "sgd".
+    clip_norm
+        Largest norm of the gradient of one step; None does not clip.
+    validation
+        Fraction of each sample held out.
+    patience
+        Epochs without a better validation loss before the fit stops; None never stops.
+    seed
+        Fixes the split, the order and all random numbers.
+    """
+
+    epochs: int
+    batch_size: int
+    learning_rate: tuple[float, float] = (1e-3, 1e-5)
+    power: float = 0.5
+    optimizer: str = "rmsprop"
+    clip_norm: float | None = 10.0
+    validation: float = 0.1
+    patience: int | None = None
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in OPTIMIZERS:
+            raise UsageError(f"optimizer {self.optimizer!r} is not known: choose one of {', '.join(OPTIMIZERS)}")
+        if self.epochs < 1 or self.batch_size < 1:
+            raise UsageError(f"a fit needs at least one epoch and one event per batch, not epochs={self.epochs}, batch_size={self.batch_size}")
+        if not 0 < self.validation < 1:
+            raise UsageError(f"the validation fraction must lie between 0 and 1, not {self.validation}")
+
+
+def train(
+    objective: Objective,
+    samples: Mapping[str, Sample],
+    plan: Plan,
+    *,
+    checkpoint: Path | None = None,
+    checkpoint_seconds: float = 30.0,
+    title: str = "fit",
+    progress: bool | None = None,
+) -> Record:
+    """Fit `objective` to `samples` and leave the weights of the best epoch in it.
+
+    Parameters
+    ----------
+    objective
+        What is fitted; changed in place.
+    samples
+        Named samples; each is split into training and validation events, and shuffled, independently.
+    plan
+        Epochs, batches, optimiser and schedule.
+    checkpoint
+        File to keep the state in. If it exists the fit goes on from there, to the same weights as if it had never stopped.
+    checkpoint_seconds
+        Time between two checkpoints.
+    title, progress
+        Name on the progress bar; show it (True), hide it (False) or decide by the terminal (None).
+
+    Raises
+    ------
+    FitInterrupted
+        After Ctrl-C, once the checkpoint is written (KeyboardInterrupt where there is none).
+    InputError
+        When the loss is not finite any more.
+    UsageError
+        When the checkpoint belongs to another fit.
+    """
+    return _Fit(objective, samples, plan, checkpoint).run(checkpoint_seconds, title, progress)
+
+
+class _Fit:
+    def __init__(self, objective: Objective, samples: Mapping[str, Sample], plan: Plan, checkpoint: Path | None) -> None:
+        self.objective, self.plan, self.checkpoint = objective, plan, checkpoint
+        parts = {name: sample.split(plan.validation, mix_seed(plan.seed, 0, i)) for i, (name, sample) in enumerate(samples.items())}
+        self.order = BatchOrder({name: part[0] for name, part in parts.items()}, plan.batch_size, plan.seed)
+        self.held_out = {name: part[1] for name, part in parts.items()}
+        self.optimizer = OPTIMIZERS[plan.optimizer](objective.parameters(), lr=plan.learning_rate[0])
+        self.record = Record()
+        self.epoch = self.step = 0
+        self.best: dict[str, Any] = copy.deepcopy(objective.state_dict())
+        self.rows: list[dict[str, Tensor]] = []
+        self.sum = 0.0
+        self.fingerprint = ""
+        if checkpoint is not None:
+            self.fingerprint = fingerprint(samples, asdict(plan), *((n, tuple(p.shape)) for n, p in objective.state_dict().items()))
+            self._restore(load_checkpoint(checkpoint, self.fingerprint))
+
+    def run(self, checkpoint_seconds: float, title: str, progress: bool | None) -> Record:
+        saved = time.monotonic()
+        with deferred_interrupt() as interrupted, progress_bar(title, self.plan.epochs, progress) as report:
+            while not self._finished():
+                started = time.monotonic()
+                while self.step < self.order.steps:
+                    self._take_step()
+                    if interrupted():
+                        self._stop()
+                    if self.checkpoint is not None and time.monotonic() - saved > checkpoint_seconds:
+                        self._save()
+                        saved = time.monotonic()
+                self._close_epoch(time.monotonic() - started)
+                last = self.record.epochs[-1]
+                report(self.epoch, f"train {last['train']:.4g}  valid {last['valid']:.4g}  best {self.record.best_valid:.4g}")
+        if self.checkpoint is not None:
+            self._save()
+        self.objective.load_state_dict(self.best)
+        return self.record
+
+    def _finished(self) -> bool:
+        waited = self.epoch - self.record.best_epoch
+        return self.epoch >= self.plan.epochs or (self.plan.patience is not None and self.epoch > 0 and waited >= self.plan.patience)
+
+    def _take_step(self) -> None:
+        rate = power_decay(self.epoch * self.order.steps + self.step, self.plan.epochs * self.order.steps, *self.plan.learning_rate, self.plan.power)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        losses = self.objective.losses(self.order.batch(self.epoch, self.step))
+        self.optimizer.zero_grad(set_to_none=True)
+        losses["loss"].backward()
+        if self.plan.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.objective.parameters(), self.plan.clip_norm)
+        self.optimizer.step()
+        self.objective.after_step(losses)
+        self.rows.append({name: value.detach() for name, value in losses.items()})
+        self.step += 1
+
+    def _close_epoch(self, seconds: float) -> None:
+        loss = self._drain()
+        with torch.no_grad():
+            generator = torch.Generator().manual_seed(mix_seed(self.plan.seed, 3))
+            valid = float(self.objective.validation_loss(Batch(self.held_out, generator)))
+        if not (math.isfinite(loss) and math.isfinite(valid)):
+            raise InputError(f"the loss is not finite in epoch {self.epoch + 1}: look for extreme values or weights, or lower the learning rate")
+        self.epoch, self.step, self.sum = self.epoch + 1, 0, 0.0
+        rate = self.optimizer.param_groups[0]["lr"]
+        self.record.epochs.append({"epoch": self.epoch, "train": loss, "valid": valid, "learning_rate": rate, "seconds": seconds})
+        if valid < self.record.best_valid:
+            self.record.best_epoch, self.record.best_valid = self.epoch, valid
+            self.best = copy.deepcopy(self.objective.state_dict())
+
+    def _drain(self) -> float:
+        """Move the steps gathered as tensors into the record, and return the mean loss of the epoch so far."""
+        self.record.add_steps([{n: v for n, v in row.items() if n != "loss"} for row in self.rows])
+        self.sum += math.fsum(float(row["loss"]) for row in self.rows)
+        self.rows = []
+        return self.sum / max(self.step, 1)
+
+    def _stop(self) -> None:
+        if self.checkpoint is None:
+            raise KeyboardInterrupt
+        self._save()
+        raise FitInterrupted(f"the fit was stopped in epoch {self.epoch + 1}; give the same command again to go on from {self.checkpoint}")
+
+    def _save(self) -> None:
+        self._drain()
+        state = {"epoch": self.epoch, "step": self.step, "sum": self.sum, "best": self.best, "record": self.record.to_dict()}
+        state |= {"objective": self.objective.state_dict(), "optimizer": self.optimizer.state_dict(), "fingerprint": self.fingerprint}
+        if self.checkpoint is not None:
+            save_checkpoint(self.checkpoint, state)
+
+    def _restore(self, state: dict[str, Any] | None) -> None:
+        if state is None:
+            return
+        self.epoch, self.step, self.sum, self.best = state["epoch"], state["step"], state["sum"], state["best"]
+        self.record = Record.from_dict(state["record"])
+        self.objective.load_state_dict(state["objective"])
+        self.optimizer.load_state_dict(state["optimizer"])

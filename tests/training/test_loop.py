@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hepgen.errors import FitInterrupted, InputError, UsageError
+from hepgen.training import Batch, Objective, Plan, Sample, train
+from hepgen.training.samples import BatchOrder
+
+
+class Line(Objective):
+    """Least squares through noisy points, with a term that draws random numbers; can be told to stop like a kill."""
+
+    def __init__(self, die_at: int | None = None, interrupt_at: int | None = None) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.line = nn.Linear(1, 1)
+        self.calls, self.die_at, self.interrupt_at = 0, die_at, interrupt_at
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        self.calls += 1
+        if self.calls == self.die_at:
+            raise RuntimeError("killed here")
+        if self.calls == self.interrupt_at:
+            os.kill(os.getpid(), signal.SIGINT)
+        points = batch["points"].values
+        noise = 1e-3 * torch.randn(len(points), generator=batch.generator)
+        return {"loss": (self.line(points[:, :1])[:, 0] - points[:, 1] + noise).square().mean(), "seen": points[0, 0].detach()}
+
+
+def points(n: int = 200) -> dict[str, Sample]:
+    x = torch.linspace(-1, 1, n)
+    return {"points": Sample(torch.stack([x, 2 * x - 0.5], dim=1))}
+
+
+def weights(objective: Objective) -> list[float]:
+    return [float(v) for parameter in objective.parameters() for v in parameter.flatten()]
+
+
+def test_fits_a_line_and_keeps_the_best_epoch() -> None:
+    objective = Line()
+    record = train(objective, points(), Plan(epochs=60, batch_size=20, learning_rate=(1e-1, 1e-4)))
+    assert weights(objective) == pytest.approx([2.0, -0.5], abs=0.02)
+    valid = [row["valid"] for row in record.epochs]
+    assert record.best_epoch == 1 + int(np.argmin(valid))
+    assert record.best_valid == min(valid)
+    assert len(record.steps["seen"]) == 60 * 9  # 180 training rows in batches of 20
+    assert record.epochs[0]["train"] > 10 * record.epochs[-1]["train"]
+
+
+@pytest.mark.parametrize("die_at", [2, 11, 37])
+def test_resumes_to_the_same_weights_bit_for_bit(tmp_path: Path, die_at: int) -> None:
+    plan = Plan(epochs=6, batch_size=16, optimizer="adam")
+    whole = Line()
+    record = train(whole, points(), plan)
+    with pytest.raises(RuntimeError, match="killed here"):
+        train(Line(die_at=die_at), points(), plan, checkpoint=tmp_path / "fit", checkpoint_seconds=0)
+    resumed = Line()
+    again = train(resumed, points(), plan, checkpoint=tmp_path / "fit", checkpoint_seconds=0)
+    assert weights(resumed) == weights(whole)
+    assert again.steps == record.steps
+    assert resumed.calls < whole.calls, "it went on instead of starting anew"
+
+
+def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(tmp_path: Path) -> None:
+    plan = Plan(epochs=5, batch_size=16)
+    with pytest.raises(FitInterrupted, match=r"epoch 3; give the same command again to go on from .*fit"):
+        train(Line(interrupt_at=27), points(), plan, checkpoint=tmp_path / "fit")
+    resumed, whole = Line(), Line()
+    train(resumed, points(), plan, checkpoint=tmp_path / "fit")
+    train(whole, points(), plan)
+    assert weights(resumed) == weights(whole)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_without_a_checkpoint_is_an_interrupt() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(Line(interrupt_at=3), points(), Plan(epochs=2, batch_size=16))
+
+
+def test_a_checkpoint_of_another_fit_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "fit"
+    train(Line(), points(), Plan(epochs=1, batch_size=16), checkpoint=path)
+    with pytest.raises(UsageError, match="belongs to a fit with other events or settings"):
+        train(Line(), points(), Plan(epochs=2, batch_size=16), checkpoint=path)
+    with pytest.raises(UsageError, match="belongs to a fit with other events"):
+        train(Line(), points(201), Plan(epochs=1, batch_size=16), checkpoint=path)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(UsageError, match="cannot be read: remove it"):
+        train(Line(), points(), Plan(epochs=1, batch_size=16), checkpoint=path)
+
+
+def test_early_stopping_waits_for_the_patience() -> None:
+    class Worse(Line):
+        def validation_loss(self, batch: Batch) -> Tensor:
+            return torch.tensor(float(self.calls))
+
+    record = train(Worse(), points(), Plan(epochs=50, batch_size=20, patience=4))
+    assert record.best_epoch == 1
+    assert len(record.epochs) == 5
+
+
+def test_a_loss_that_is_not_finite_stops_the_fit() -> None:
+    samples = points()
+    samples["points"].values[7, 1] = float("nan")
+    with pytest.raises(InputError, match="not finite in epoch 1"):
+        train(Line(), samples, Plan(epochs=2, batch_size=20))
+
+
+def test_batches_cover_the_longest_sample_once_and_are_unpaired() -> None:
+    samples = {"long": Sample(torch.arange(100.0)[:, None]), "short": Sample(torch.arange(30.0)[:, None])}
+    order = BatchOrder(samples, 10, seed=1)
+    assert order.steps == 10
+    batches = [order.batch(0, step) for step in range(order.steps)]
+    assert sorted(float(v) for b in batches for v in b["long"].values) == list(range(100))
+    short = [float(v) for b in batches for v in b["short"].values]
+    assert all(short.count(float(v)) in (3, 4) for v in range(30))
+    assert [float(v) for v in order.batch(1, 0)["long"].values] != [float(v) for v in batches[0]["long"].values]
+    assert [float(v) for v in BatchOrder(samples, 10, seed=1).batch(0, 4)["short"].values] == short[40:50]
+
+
+def test_bad_plans_and_samples_are_named() -> None:
+    with pytest.raises(UsageError, match="optimizer 'lion' is not known"):
+        Plan(1, 1, optimizer="lion")
+    with pytest.raises(UsageError, match="at least one epoch"):
+        Plan(0, 1)
+    with pytest.raises(UsageError, match="between 0 and 1"):
+        Plan(1, 1, validation=1.0)
+    with pytest.raises(InputError, match="at least two events"):
+        train(Line(), points(1), Plan(1, 1))
