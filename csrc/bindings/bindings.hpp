@@ -1,0 +1,27 @@
+// What the files of this folder share: arrays checked on the way in, one bind_ function per op.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <optional>
+#include <stdexcept>
+#include <string>
+
+namespace hepgen::bindings {
+
+namespace py = pybind11;
+
+template <class T>
+using Array = py::array_t<T, py::array::c_style>;
+
+inline void require(bool condition, const std::string& message) {
+    if (!condition) throw std::invalid_argument(message);
+}
+
+void bind_isa(py::module_& m);
+void bind_maf(py::module_& m);
+void bind_mmd(py::module_& m);
+void bind_philox(py::module_& m);
+
+}  // namespace hepgen::bindings

@@ -1,0 +1,315 @@
+// Compiled once per instruction set; see maf_tile.hpp.
+#include "hepgen/maf_tile.hpp"
+
+#include "hepgen/maf_bijection.hpp"
+#include "hepgen/panel.hpp"
+
+namespace hepgen::HEPGEN_ISA {
+namespace {
+
+template <class T>
+HEPGEN_INLINE Vec<T> activated(Activation kind, Vec<T> x) {
+    if (kind == Activation::relu) return not_below<T>(T(0), x);
+    if (kind == Activation::tanh) return tanh<T>(x);
+    return x > T(0) ? x : expm1_nonpositive<T>(not_above<T>(T(0), x));
+}
+
+// From the activated value, as torch has it: relu'(0) = 0.
+template <class T>
+HEPGEN_INLINE Vec<T> activation_slope(Activation kind, Vec<T> y) {
+    if (kind == Activation::relu) return y <= T(0) ? Vec<T>{} : broadcast<T>(T(1));
+    if (kind == Activation::tanh) return T(1) - y * y;
+    return y > T(0) ? broadcast<T>(T(1)) : y + T(1);
+}
+
+template <class T, Activation Kind>
+void activate_as(T* x, int count) {
+    for (int i = 0; i < count; i += Lanes<T>::width) store(x + i, activated<T>(Kind, load(x + i)));
+}
+
+template <class T, Activation Kind>
+void multiply_slope_as(T* g, const T* y, int count) {
+    for (int i = 0; i < count; i += Lanes<T>::width) {
+        store(g + i, load(g + i) * activation_slope<T>(Kind, load(y + i)));
+    }
+}
+
+template <class T>
+void activate(Activation kind, T* x, int count) {
+    switch (kind) {
+        case Activation::relu:
+            return activate_as<T, Activation::relu>(x, count);
+        case Activation::tanh:
+            return activate_as<T, Activation::tanh>(x, count);
+        case Activation::elu:
+            return activate_as<T, Activation::elu>(x, count);
+    }
+}
+
+template <class T>
+void multiply_slope(Activation kind, T* g, const T* y, int count) {
+    switch (kind) {
+        case Activation::relu:
+            return multiply_slope_as<T, Activation::relu>(g, y, count);
+        case Activation::tanh:
+            return multiply_slope_as<T, Activation::tanh>(g, y, count);
+        case Activation::elu:
+            return multiply_slope_as<T, Activation::elu>(g, y, count);
+    }
+}
+
+// A part of the tile as wide as a panel, with the pieces of the scratch that belong to it.
+template <class T>
+class Strip {
+  public:
+    static constexpr int events = kPanelEvents<T>;
+    static constexpr int count = kTileEvents / events;
+
+    Strip(const MafTile<T>& tile, int index) : t(tile), plan(*tile.plan), outputs(plan.hidden_layers + 1), index_(index) {}
+
+    T* values(int layer) const { return piece(plan.values[layer], plan.widths[layer]); }
+    T* adjoints(int layer) const { return piece(plan.adjoints[layer], plan.widths[layer]); }
+    std::size_t column(int j) const { return t.order[j] * t.stride + index_ * events; }
+
+    void load_context() const {
+        for (int k = 0; k < plan.context; ++k) copy(t.context + k * t.stride + index_ * events, values(0) + k * events);
+    }
+
+    void load_columns() const {
+        for (int j = 0; j < plan.features; ++j) copy(t.data + column(j), values(0) + (plan.context + j) * events);
+    }
+
+    void compute(const Step& step) const {
+        for (int layer = 1; layer <= outputs; ++layer) {
+            const Step::Part& part = step.layers[layer - 1];
+            multiply(part.panels, values(layer - 1), values(layer));
+            if (layer < outputs) {
+                activate<T>(plan.activation, values(layer) + part.begin * events, (part.end - part.begin) * events);
+            }
+        }
+    }
+
+    void multiply(const std::vector<Panel>& panels, const T* in, T* out) const {
+        for (const Panel& p : panels) {
+            kPanels<T>.multiply[p.count - 1](t.packed + p.weights, p.bias == kNoBias ? nullptr : t.packed + p.bias,
+                                            in + p.from * events, p.length, out + p.first * events);
+        }
+    }
+
+    // solve(map, offset of the events in this strip) for the parameters of column j
+    template <class Solve>
+    HEPGEN_INLINE void with_map(int j, const Solve& solve) const {
+        const T* parameters = values(outputs) + kMapOutputs * j * events;
+        for (int e = 0; e < events; e += Lanes<T>::width) {
+            solve(AffineMap<T>{load(parameters + e), load(parameters + events + e), T(1 / plan.bound)}, e);
+        }
+    }
+
+    void hidden_adjoint(const Step& step) const {
+        for (int layer = plan.hidden_layers; layer >= 1; --layer) {
+            const Step::Part& part = step.layers[layer - 1];
+            multiply(part.panels, adjoints(layer + 1), adjoints(layer));
+            multiply_slope<T>(plan.activation, adjoints(layer) + part.begin * events,
+                              values(layer) + part.begin * events, (part.end - part.begin) * events);
+        }
+    }
+
+    void context_adjoint() const {
+        if (!t.context_gradient) return;
+        multiply(plan.adjoint_context, adjoints(1), adjoints(0));
+        for (int k = 0; k < plan.context; ++k) {
+            T* to = t.context_gradient + k * t.stride + index_ * events;
+            for (int e = 0; e < events; e += Lanes<T>::width) {
+                store(to + e, load(to + e) + load(adjoints(0) + k * events + e));
+            }
+        }
+    }
+
+    // Gradients of column j's parameters and, in `in`, of the block's input.
+    HEPGEN_INLINE void map_adjoint(int j, int e, const typename AffineMap<T>::Adjoint& a, Vec<T> in) const {
+        T* to = adjoints(outputs) + kMapOutputs * j * events + e;
+        store(to, a.shift);
+        store(to + events, a.raw);
+        store(t.gradient + column(j) + e, in);
+    }
+
+    void transpose() const {
+        for (int layer = 0; layer < outputs; ++layer) {
+            transpose_events<T>(values(layer), plan.widths[layer],
+                                t.scratch + plan.transposed[layer] + index_ * events * Lanes<T>::width,
+                                kTileEvents * Lanes<T>::width);
+        }
+    }
+
+    void add_column_adjoint(int j) const {
+        T* to = t.gradient + column(j);
+        const T* from = adjoints(0) + (plan.context + j) * events;
+        for (int e = 0; e < events; e += Lanes<T>::width) store(to + e, load(to + e) + load(from + e));
+    }
+
+    void add_log_det(const Vec<T>* change) const {
+        T* to = t.log_det + index_ * events;
+        for (int v = 0; v < kPanelVectors; ++v) {
+            store(to + v * Lanes<T>::width, load(to + v * Lanes<T>::width) + change[v]);
+        }
+    }
+
+    HEPGEN_INLINE Vec<T> log_det_gradient(int e) const { return load(t.log_det_gradient + index_ * events + e); }
+
+    const MafTile<T>& t;
+    const MafPlan& plan;
+    const int outputs;
+
+  private:
+    T* piece(std::size_t offset, int rows) const { return t.scratch + offset + std::size_t(index_) * rows * events; }
+
+    static void copy(const T* from, T* to) {
+        for (int e = 0; e < events; e += Lanes<T>::width) store(to + e, load(from + e));
+    }
+
+    const int index_;
+};
+
+template <class T>
+void forward(const MafTile<T>& t) {
+    for (int i = 0; i < Strip<T>::count; ++i) {
+        const Strip<T> strip(t, i);
+        strip.load_context();
+        strip.load_columns();
+        for (const Step& step : t.plan->steps) strip.compute(step);
+        Vec<T> log_det[kPanelVectors] = {};
+        for (int j = 0; j < t.plan->features; ++j) {
+            const T* x = strip.values(0) + (t.plan->context + j) * strip.events;
+            strip.with_map(j, [&](const AffineMap<T>& map, int e) {
+                Vec<T> change;
+                store(t.out + strip.column(j) + e, map.forward(load(x + e), change));
+                log_det[e / Lanes<T>::width] += change;
+            });
+        }
+        strip.add_log_det(log_det);
+    }
+}
+
+template <class T>
+void inverse(const MafTile<T>& t) {
+    for (int i = 0; i < Strip<T>::count; ++i) {
+        const Strip<T> strip(t, i);
+        strip.load_context();
+        Vec<T> log_det[kPanelVectors] = {};
+        for (const Step& step : t.plan->steps) {
+            const int j = step.begin;
+            strip.compute(step);
+            T* x = strip.values(0) + (t.plan->context + j) * strip.events;
+            strip.with_map(j, [&](const AffineMap<T>& map, int e) {
+                Vec<T> change;
+                const Vec<T> solved = map.inverse(load(t.base + strip.column(j) + e), change);
+                store(x + e, solved);
+                store(t.out + strip.column(j) + e, solved);
+                log_det[e / Lanes<T>::width] += change;
+            });
+        }
+        strip.add_log_det(log_det);
+    }
+}
+
+// Gradients of weights and biases, summed over the tile's events.
+template <class T>
+void add_weight_gradients(const MafTile<T>& t) {
+    using S = Strip<T>;
+    constexpr int lanes = Lanes<T>::width;
+    const MafPlan& plan = *t.plan;
+    const std::size_t vector_stride = kTileEvents * lanes;
+    for (int layer = 1; layer <= plan.hidden_layers + 1; ++layer) {
+        const T* adjoints = t.scratch + plan.adjoints[layer];
+        const T* seen = t.scratch + plan.transposed[layer - 1];
+        const std::size_t strip_stride = std::size_t(plan.widths[layer]) * S::events;
+        for (const Step& step : plan.steps) {
+            for (const Panel& p : step.layers[layer - 1].panels) {
+                const T* a = adjoints + p.first * S::events;
+                const int vectors = (p.length + lanes - 1) / lanes;
+                T* sums = t.sums + p.sums;
+                int v = 0;
+                for (; v + 2 <= vectors; v += 2) {
+                    kPanels<T>.outer2[p.count - 1](a, strip_stride, seen + v * vector_stride, vector_stride, S::count,
+                                                  t.first, sums + v * p.count * lanes);
+                }
+                if (v < vectors) {
+                    kPanels<T>.outer1[p.count - 1](a, strip_stride, seen + v * vector_stride, vector_stride, S::count,
+                                                  t.first, sums + v * p.count * lanes);
+                }
+            }
+        }
+        for (int unit = 0; unit < plan.widths[layer]; ++unit) {
+            T* sums = t.sums + plan.bias_sums[layer] + unit * lanes;
+            Vec<T> total = t.first ? Vec<T>{} : load(sums);
+            for (int i = 0; i < S::count; ++i) {
+                for (int v = 0; v < kPanelVectors; ++v) {
+                    total += load(adjoints + i * strip_stride + unit * S::events + v * lanes);
+                }
+            }
+            store(sums, total);
+        }
+    }
+}
+
+template <class T>
+void forward_backward(const MafTile<T>& t) {
+    for (int i = 0; i < Strip<T>::count; ++i) {
+        const Strip<T> strip(t, i);
+        const MafPlan& plan = strip.plan;
+        strip.load_context();
+        strip.load_columns();
+        for (const Step& step : plan.steps) strip.compute(step);
+        for (int j = 0; j < plan.features; ++j) {
+            strip.with_map(j, [&](const AffineMap<T>& map, int e) {
+                const std::size_t at = strip.column(j) + e;
+                const auto a = map.forward_adjoint(load(t.base + at), load(t.gradient + at), strip.log_det_gradient(e));
+                strip.map_adjoint(j, e, a, a.in);
+            });
+        }
+        for (auto step = plan.adjoint.rbegin(); step != plan.adjoint.rend(); ++step) strip.hidden_adjoint(*step);
+        strip.multiply(plan.adjoint_inputs[0], strip.adjoints(1), strip.adjoints(0));
+        for (int j = 0; j < plan.features; ++j) strip.add_column_adjoint(j);
+        strip.context_adjoint();
+        if (t.sums) strip.transpose();
+    }
+    if (t.sums) add_weight_gradients(t);
+}
+
+// The walk of the inverse, backwards: what reaches column j through later columns is complete once the units of
+// higher degree have their adjoints, and these wait for later columns only.
+template <class T>
+void inverse_backward(const MafTile<T>& t) {
+    for (int i = 0; i < Strip<T>::count; ++i) {
+        const Strip<T> strip(t, i);
+        const MafPlan& plan = strip.plan;
+        strip.load_context();
+        strip.load_columns();
+        for (const Step& step : plan.steps) strip.compute(step);
+        for (int j = plan.features - 1; j >= 0; --j) {
+            strip.multiply(plan.adjoint_inputs[j], strip.adjoints(1), strip.adjoints(0));
+            strip.add_column_adjoint(j);
+            strip.with_map(j, [&](const AffineMap<T>& map, int e) {
+                const std::size_t at = strip.column(j) + e;
+                const auto a = map.inverse_adjoint(load(t.base + at), load(t.gradient + at), strip.log_det_gradient(e));
+                strip.map_adjoint(j, e, a, a.in);
+            });
+            strip.hidden_adjoint(plan.adjoint[j]);
+        }
+        strip.context_adjoint();
+        if (t.sums) strip.transpose();
+    }
+    if (t.sums) add_weight_gradients(t);
+}
+
+template <class T>
+MafKernels<T> kernels() {
+    return {Lanes<T>::width, kPanelRows, forward<T>, inverse<T>, forward_backward<T>, inverse_backward<T>};
+}
+
+}  // namespace
+
+MafKernels<float> maf_kernels(float) { return kernels<float>(); }
+MafKernels<double> maf_kernels(double) { return kernels<double>(); }
+
+}  // namespace hepgen::HEPGEN_ISA

@@ -1,0 +1,32 @@
+#include "hepgen/parallel.hpp"
+
+#include <algorithm>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+namespace hepgen {
+
+void parallel_tasks(int threads, std::size_t count, const std::function<void(std::size_t)>& body) {
+    std::atomic<std::size_t> next{0};
+    auto work = [&] {
+        for (std::size_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < count;) body(task);
+    };
+    std::vector<std::thread> helpers;
+    const std::size_t wanted = std::min<std::size_t>(threads > 1 ? threads : 1, count);
+    try {
+        for (std::size_t i = 1; i < wanted; ++i) helpers.emplace_back(work);
+    } catch (const std::system_error&) {
+        // the system gives no more threads: those that started, and this one, do the work
+    }
+    work();
+    for (auto& helper : helpers) helper.join();
+}
+
+void wait_until(const std::atomic<unsigned>& progress, unsigned target) {
+    for (int spins = 0; progress.load(std::memory_order_acquire) < target; ++spins) {
+        if (spins > 256) std::this_thread::yield();
+    }
+}
+
+}  // namespace hepgen

@@ -1,0 +1,27 @@
+// What this machine can do at most, measured: the figures that a benchmark is a share of.
+#pragma once
+
+namespace hepgen {
+
+// Multiply-adds a second (each counts as two flops), float32, registers only, all threads at once.
+double peak_flops(int threads);
+
+// Bytes a second read and written by a copy that fits no cache.
+double copy_bandwidth(int threads);
+
+namespace baseline {
+float multiply_add_loop(long iterations);
+int multiply_add_flops();
+}  // namespace baseline
+#ifdef HEPGEN_X86
+namespace avx2 {
+float multiply_add_loop(long iterations);
+int multiply_add_flops();
+}  // namespace avx2
+namespace avx512 {
+float multiply_add_loop(long iterations);
+int multiply_add_flops();
+}  // namespace avx512
+#endif
+
+}  // namespace hepgen

@@ -1,0 +1,97 @@
+// One block of a flow applied to one tile of events, per instruction set.
+//
+// Events lie across the lanes: a layer's activations are (units, lanes) and a weight is broadcast. A panel is as many
+// units as fit in registers; it multiplies only the prefix of the layer before that its units may see.
+#pragma once
+
+#include <cstddef>
+#include <vector>
+
+namespace hepgen {
+
+inline constexpr int kTileEvents = 64;
+inline constexpr int kMostLanes = 16;
+inline constexpr int kMapOutputs = 2;  // parameters per column of the element-wise bijection: shift and raw log-scale
+
+enum class Activation { relu, tanh, elu };
+
+inline constexpr std::size_t kNoBias = ~std::size_t(0);
+
+// out[first + r] = bias[r] + sum_k weights[k][r] in[from + k], r < count, k < length
+struct Panel {
+    int first, count, from, length;
+    std::size_t weights;  // offset of (length, count) in the packed block
+    std::size_t bias;     // offset of (count,) in the packed block, kNoBias for none
+    std::size_t sums;     // offset of (ceil(length / lanes), count, lanes) in the gradient sums
+};
+
+// Columns [begin, end) and, per layer, the units and panels that become computable with them.
+struct Step {
+    struct Part {
+        int begin, end;  // units
+        std::vector<Panel> panels;
+    };
+    int begin, end;
+    std::vector<Part> layers;  // layers[hidden.size()]: the parameters of these columns
+};
+
+// Everything about a block's shape that its tiles need; the same for all blocks of a flow.
+struct MafPlan {
+    int features, context, hidden_layers;
+    std::vector<int> widths;  // context + features, hidden..., kMapOutputs * features
+    Activation activation;
+    double bound;
+    std::vector<Step> steps;    // of the values: few wide ones where all columns are known, else one per column
+    std::vector<Step> adjoint;  // layers[l]: adjoint of hidden layer l, panels over the transposed weights
+    std::vector<std::vector<Panel>> adjoint_inputs;  // the columns' adjoints: per adjoint step, or all in the first
+    std::vector<Panel> adjoint_context;
+    std::size_t packed_size, sums_size;
+    std::vector<std::size_t> bias_sums;  // per layer, offset of (units, lanes)
+    // offsets in a tile's scratch: [events / lanes][units][lanes] each
+    std::vector<std::size_t> values, adjoints, transposed;
+    std::size_t scratch_size;
+};
+
+template <class T>
+struct MafTile {
+    const MafPlan* plan;
+    const T* packed;
+    const int* order;
+    const T* context;    // context[k * stride + event]
+    std::size_t stride;  // between columns of everything below
+    const T* data;       // data side of the block, (features, events)
+    const T* base;       // base side
+    T* out;              // forward: base side; inverse: data side
+    T* log_det;          // (events,), added to
+    // backward
+    const T* log_det_gradient;  // (events,)
+    T* gradient;                // (features, events): of the block's output on entry, of its input on return
+    T* context_gradient;        // (context, events), added to; null where not wanted
+    T* sums;                    // null where not wanted
+    bool first;                 // sums are written, not added to
+    T* scratch;
+};
+
+template <class T>
+struct MafKernels {
+    using Function = void (*)(const MafTile<T>&);
+    int lanes, most_rows;
+    Function forward, inverse, forward_backward, inverse_backward;
+};
+
+namespace baseline {
+MafKernels<float> maf_kernels(float);
+MafKernels<double> maf_kernels(double);
+}  // namespace baseline
+#ifdef HEPGEN_X86
+namespace avx2 {
+MafKernels<float> maf_kernels(float);
+MafKernels<double> maf_kernels(double);
+}  // namespace avx2
+namespace avx512 {
+MafKernels<float> maf_kernels(float);
+MafKernels<double> maf_kernels(double);
+}  // namespace avx512
+#endif
+
+}  // namespace hepgen

@@ -1,0 +1,51 @@
+// Sums over the Gaussian kernel matrix k_ij = exp(-sum_f (x_if - y_jf)^2 / sigma_f) of two samples, and the squared
+// maximum mean discrepancy made of three of them. The matrix itself is never stored: memory is O(rows + columns).
+//
+// Every result depends on the numbers and the instruction set alone: tiles are fixed by the sizes, what a tile adds to
+// is its own or waits for its turn, and totals are added in tile order, whatever the number of threads.
+#pragma once
+
+#include <cstddef>
+
+#include "hepgen/gaussian_tile.hpp"
+
+namespace hepgen {
+
+template <class T>
+struct Sample {
+    const T* points;   // (rows, features), row-major
+    const T* weights;  // (rows,), null for ones
+    std::size_t rows;
+};
+
+// Where results go; what is null is not computed.
+template <class T>
+struct KernelGradients {
+    T* sums;    // (rows,)            sum_j wy_j k_ij
+    T* points;  // (rows, features)   gradient of those sums with respect to x_i
+};
+
+// All row sums of the kernel matrix of x against y.
+template <class T>
+void gaussian_sums(Sample<T> x, Sample<T> y, const double* sigma, int features, int threads, KernelGradients<T> out);
+
+template <class T>
+struct MmdGradients {
+    T* x;   // (n, features), null where not wanted
+    T* y;   // (m, features)
+    T* wx;  // (n,)
+    T* wy;  // (m,)
+};
+
+// sum_ij w_i w_j k(x_i, x_j) / (sum_i w_i)^2
+template <class T>
+double kernel_mean(Sample<T> x, const double* sigma, int features, int threads);
+
+// Gretton et al., J. Mach. Learn. Res. 13 (2012) 723, eq. 5 (the biased estimator), with weights:
+//   mean k(x, x) + mean k(y, y) - cross_weight mean k(x, y)
+// y_mean: kernel_mean of y where it is known, null otherwise.
+template <class T>
+double mmd2(Sample<T> x, Sample<T> y, const double* sigma, int features, double cross_weight, const double* y_mean,
+            int threads, MmdGradients<T> out);
+
+}  // namespace hepgen

@@ -1,0 +1,118 @@
+// Random numbers from a counter: Philox4x32-10 (Salmon et al., SC'11, doi:10.1145/2063384.2063405). A number depends on
+// (seed, stream, identity, column) and on nothing else, so chunks, threads and machines all draw the same.
+//
+// Only integer arithmetic and single IEEE operations (+ - * / sqrt) in a fixed order are used: whoever compiles this
+// without contracting a * b + c gets the same bits, and so does hepgen/kernels/philox.py in numpy.
+#pragma once
+
+#include <array>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+namespace hepgen {
+
+using Philox4x32 = std::array<std::uint32_t, 4>;
+
+inline Philox4x32 philox4x32(Philox4x32 counter, std::uint32_t key0, std::uint32_t key1) {
+    for (int round = 0; round < 10; ++round) {
+        const std::uint64_t p0 = std::uint64_t{0xD2511F53} * counter[0];
+        const std::uint64_t p1 = std::uint64_t{0xCD9E8D57} * counter[2];
+        counter = {static_cast<std::uint32_t>(p1 >> 32) ^ counter[1] ^ key0, static_cast<std::uint32_t>(p1),
+                   static_cast<std::uint32_t>(p0 >> 32) ^ counter[3] ^ key1, static_cast<std::uint32_t>(p0)};
+        key0 += 0x9E3779B9;
+        key1 += 0xBB67AE85;
+    }
+    return counter;
+}
+
+// The finaliser of splitmix64 (Steele, Lea, Flood, OOPSLA 2014).
+inline std::uint64_t mix64(std::uint64_t z) {
+    z += 0x9E3779B97F4A7C15;
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB;
+    return z ^ (z >> 31);
+}
+
+// One 64-bit number for the k words that name an event or an object in it.
+inline std::uint64_t hash_identity(const std::uint64_t* words, std::size_t k) {
+    std::uint64_t hash = mix64(k);
+    for (std::size_t i = 0; i < k; ++i) hash = mix64(hash ^ words[i]);
+    return hash;
+}
+
+// A 64-bit integer into (0, 1): the midpoints of 2^52 equal steps, so neither 0 nor 1, and 1 - u is exact.
+inline double open_unit(std::uint64_t bits) {
+    return (static_cast<double>(bits >> 12) + 0.5) * 0x1p-52;
+}
+
+// Uniforms 2 b and 2 b + 1 of an identity.
+inline std::array<double, 2> uniform_pair(std::uint64_t identity, std::uint32_t block, std::uint64_t seed,
+                                          std::uint32_t stream) {
+    const Philox4x32 r =
+        philox4x32({static_cast<std::uint32_t>(identity), static_cast<std::uint32_t>(identity >> 32), block, stream},
+                   static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32));
+    return {open_unit(std::uint64_t{r[1]} << 32 | r[0]), open_unit(std::uint64_t{r[3]} << 32 | r[2])};
+}
+
+template <std::size_t N>
+inline double horner(const double (&c)[N], double x) {
+    double sum = c[0];
+    for (std::size_t i = 1; i < N; ++i) sum = sum * x + c[i];
+    return sum;
+}
+
+// ln x of a normal positive number, to about an ulp: x = 2^e m, ln m = 2 artanh((m - 1) / (m + 1)).
+inline double log_positive(double x) {
+    constexpr double series[] = {2.0 / 19, 2.0 / 17, 2.0 / 15, 2.0 / 13, 2.0 / 11, 2.0 / 9, 2.0 / 7, 2.0 / 5, 2.0 / 3};
+    std::uint64_t bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    const std::uint64_t shifted = bits + (0x3FF0000000000000 - 0x3FE6A09E667F3BCD);  // m in [sqrt(1/2), sqrt(2))
+    const double e = static_cast<double>(static_cast<std::int64_t>(shifted >> 52) - 1023);
+    bits = (shifted & 0x000FFFFFFFFFFFFF) + 0x3FE6A09E667F3BCD;
+    double m;
+    std::memcpy(&m, &bits, sizeof m);
+    const double s = (m - 1.0) / (m + 1.0);
+    const double s2 = s * s;
+    const double tail = s * (s2 * horner(series, s2)) + e * 1.9082149292705877e-10;  // ln 2, low part
+    return (2.0 * s + tail) + e * 0.693147180369123816490;                           // ln 2, high part
+}
+
+// The quantile of the standard normal distribution, 0 < p < 1, relative error about 1e-15:
+// algorithm AS 241 (PPND16) of Wichura, Applied Statistics 37 (1988) 477, doi:10.2307/2347330.
+inline double normal_quantile(double p) {
+    constexpr double a[] = {2.50908092873012267270e+3, 3.34305755835881281050e+4, 6.72657709270087008530e+4,
+                            4.59219539315498714570e+4, 1.37316937655094611250e+4, 1.97159095030655144270e+3,
+                            1.33141667891784377450e+2, 3.38713287279636660800e+0};
+    constexpr double b[] = {
+        5.22649527885285456100e+3, 2.87290857357219426740e+4, 3.93078958000927106100e+4, 2.12137943015865958670e+4,
+        5.39419602142475110770e+3, 6.87187007492057908300e+2, 4.23133307016009112520e+1, 1.0};
+    constexpr double c[] = {7.74545014278341407640e-4, 2.27238449892691845833e-2, 2.41780725177450611770e-1,
+                            1.27045825245236838258e+0, 3.64784832476320460504e+0, 5.76949722146069140550e+0,
+                            4.63033784615654529590e+0, 1.42343711074968357734e+0};
+    constexpr double d[] = {
+        1.05075007164441684324e-9, 5.47593808499534494600e-4, 1.51986665636164571966e-2, 1.48103976427480074590e-1,
+        6.89767334985100004550e-1, 1.67638483018380384940e+0, 2.05319162663775882187e+0, 1.0};
+    constexpr double e[] = {2.01033439929228813265e-7, 2.71155556874348757815e-5, 1.24266094738807843860e-3,
+                            2.65321895265761230930e-2, 2.96560571828504891230e-1, 1.78482653991729133580e+0,
+                            5.46378491116411436990e+0, 6.65790464350110377720e+0};
+    constexpr double f[] = {
+        2.04426310338993978564e-15, 1.42151175831644588870e-7, 1.84631831751005468180e-5, 7.86869131145613259100e-4,
+        1.48753612908506148525e-2,  1.36929880922735805310e-1, 5.99832206555887937690e-1, 1.0};
+    const double q = p - 0.5;
+    if (std::abs(q) <= 0.425) {
+        const double r = 0.180625 - q * q;
+        return q * (horner(a, r) / horner(b, r));
+    }
+    const double r = std::sqrt(-log_positive(q < 0 ? p : 1.0 - p));
+    const double x = r <= 5.0 ? horner(c, r - 1.6) / horner(d, r - 1.6) : horner(e, r - 5.0) / horner(f, r - 5.0);
+    return q < 0 ? -x : x;
+}
+
+enum class Distribution { uniform, normal };
+
+// out (rows, columns) row-major; identity (rows, words).
+void philox_fill(Distribution distribution, const std::uint64_t* identity, std::size_t rows, std::size_t words,
+                 std::size_t columns, std::uint64_t seed, std::uint32_t stream, int threads, double* out);
+
+}  // namespace hepgen

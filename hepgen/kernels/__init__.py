@@ -1,0 +1,47 @@
+"""Kernels: torch tensors in and out, a compiled backend where there is one, plain torch beside it.
+
+Usable alone. Names are loaded when first asked for, so that :mod:`hepgen.kernels.philox` works without torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from hepgen.kernels.dispatch import backend, instruction_set, registry
+
+_LAZY = {
+    "gaussian_sums": "hepgen.kernels.mmd",
+    "kde": "hepgen.kernels.density",
+    "kernel_mean": "hepgen.kernels.mmd",
+    "MafWeights": "hepgen.kernels.maf",
+    "maf_forward": "hepgen.kernels.maf",
+    "maf_inverse": "hepgen.kernels.maf",
+    "mmd2": "hepgen.kernels.mmd",
+    "philox": "hepgen.kernels.philox",
+}
+
+__all__ = [
+    "MafWeights",
+    "backend",
+    "gaussian_sums",
+    "instruction_set",
+    "kde",
+    "kernel_mean",
+    "maf_forward",
+    "maf_inverse",
+    "mmd2",
+    "philox",
+    "registry",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'hepgen.kernels' has no attribute {name!r}")
+    module = importlib.import_module(_LAZY[name])
+    return module if name == "philox" else getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

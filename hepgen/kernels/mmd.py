@@ -1,0 +1,352 @@
+"""The Gaussian kernel sums and the squared maximum mean discrepancy.
+
+k(a, b) = exp(-sum_f (a_f - b_f)^2 / sigma_f). The n x m kernel matrix is never built: memory is O(n + m).
+The compiled backend makes the value and the gradients that are asked for in one sweep over the pairs, symmetric halves once.
+"""
+
+# the fakes of custom ops take all that the ops take
+# ruff: noqa: ARG001
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from hepgen.errors import BackendError, InputError, UsageError
+from hepgen.kernels import dispatch
+
+_GRAD_X, _GRAD_Y, _GRAD_WX, _GRAD_WY = 1, 2, 4, 8
+_REFERENCE_NUMBERS = 1 << 24  # the reference holds so many differences at once
+
+Bandwidth = float | Sequence[float] | Tensor
+
+
+def mmd2(
+    x: Tensor,
+    y: Tensor,
+    bandwidth: Bandwidth,
+    *,
+    x_weights: Tensor | None = None,
+    y_weights: Tensor | None = None,
+    cross_weight: float = 2.0,
+    y_mean: Tensor | float | None = None,
+) -> Tensor:
+    """Squared maximum mean discrepancy of two weighted samples, with a Gaussian kernel.
+
+    The biased estimator of Gretton et al., J. Mach. Learn. Res. 13 (2012) 723, eq. 5, with weights::
+
+        sum_ij w_i w_j k(x_i, x_j) / (sum w)^2 + sum_ij v_i v_j k(y_i, y_j) / (sum v)^2
+            - cross_weight sum_ij w_i v_j k(x_i, y_j) / (sum w sum v)
+
+    Parameters
+    ----------
+    x, y : (n, d), (m, d) tensor of float32 or float64
+        Differentiable to first order.
+    bandwidth : float or (d,) tensor
+        sigma in k(a, b) = exp(-sum_f (a_f - b_f)^2 / sigma_f), in squared units of the features. A constant.
+    x_weights, y_weights : (n,), (m,) tensor, optional
+        Event weights, signed ones too, differentiable. A sum of zero gives NaN or inf.
+    cross_weight : float
+        2 is the estimator of Gretton et al.; the simulation-to-data paper prints 1.
+    y_mean : float or 0-d tensor, optional
+        :func:`kernel_mean` of y where it is known (data do not change between steps), so that it is not made again.
+
+    Returns
+    -------
+    0-d tensor of the dtype of x
+        NaN where a point or a weight is NaN. The same bits for any number of threads.
+
+    Raises
+    ------
+    InputError
+        If a sample has no rows.
+    UsageError
+        If shapes, dtypes or devices do not fit, the bandwidth is not positive, or y needs a gradient beside ``y_mean``.
+    BackendError
+        If the backend asked for does not exist for these tensors.
+    """
+    sigma = _check(x, y, bandwidth)
+    wx, wy = _weights(x_weights, x, "x_weights"), _weights(y_weights, y, "y_weights")
+    if x.shape[0] == 0 or y.shape[0] == 0:
+        raise InputError(f"mmd2 needs at least one row in each sample, got {x.shape[0]} and {y.shape[0]}")
+    if y_mean is not None and torch.is_grad_enabled() and (y.requires_grad or (wy is not None and wy.requires_grad)):
+        raise UsageError("mmd2: y needs a gradient, so y_mean cannot be a constant: leave it out")
+    known = None if y_mean is None else torch.as_tensor(y_mean, dtype=torch.float64, device=x.device).detach()
+    if _choose("mmd2", x.device.type) == "reference":
+        return mmd2_reference(x, y, sigma, wx, wy, cross_weight, known)
+    wanted = _wanted((x, _GRAD_X), (y, _GRAD_Y), (wx, _GRAD_WX), (wy, _GRAD_WY))
+    value: Tensor = torch.ops.hepgen.mmd2(x, y, sigma, wx, wy, float(cross_weight), known, wanted)[0]
+    return value
+
+
+def kernel_mean(x: Tensor, bandwidth: Bandwidth, *, weights: Tensor | None = None) -> Tensor:
+    """Return sum_ij w_i w_j k(x_i, x_j) / (sum w)^2: the term of :func:`mmd2` that belongs to one sample alone.
+
+    A constant: no gradient flows to x. Parameters and errors as in :func:`mmd2`.
+
+    Returns
+    -------
+    0-d tensor of float64
+    """
+    sigma = _check(x, x, bandwidth)
+    w = _weights(weights, x, "weights")
+    if x.shape[0] == 0:
+        raise InputError("kernel_mean needs at least one row")
+    with torch.no_grad():
+        if _choose("kernel_mean", x.device.type) == "reference":
+            return _mean(x, x, sigma, w, w).double()
+        value: Tensor = torch.ops.hepgen.kernel_mean(x, sigma, w)
+        return value
+
+
+def gaussian_sums(x: Tensor, y: Tensor, bandwidth: Bandwidth, *, y_weights: Tensor | None = None) -> Tensor:
+    """Row sums of the Gaussian kernel matrix, sum_j v_j k(x_i, y_j).
+
+    Parameters
+    ----------
+    x, y : (n, d), (m, d) tensor of float32 or float64
+        Differentiable to first order.
+    bandwidth : float or (d,) tensor
+        sigma, as in :func:`mmd2`.
+    y_weights : (m,) tensor, optional
+        Signed weights v, differentiable.
+
+    Returns
+    -------
+    (n,) tensor
+        Zeros where y has no rows.
+
+    Raises
+    ------
+    UsageError
+        If shapes, dtypes or devices do not fit, or the bandwidth is not positive.
+    """
+    sigma = _check(x, y, bandwidth)
+    wy = _weights(y_weights, y, "y_weights")
+    if _choose("gaussian_sums", x.device.type) == "reference":
+        return gaussian_sums_reference(x, y, sigma, wy)
+    gradient = bool(_wanted((x, _GRAD_X)))
+    sums: Tensor = torch.ops.hepgen.gaussian_sums(x, y, sigma, wy, gradient)[0]
+    return sums
+
+
+# --- what the arguments must be
+
+
+def _choose(op: str, device: str) -> str:
+    return dispatch.choose(op, device=device)
+
+
+# torch.compile asks once, while it traces: what torch.compiler.assume_constant_result sets, without loading its compiler
+_choose._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def _check(x: Tensor, y: Tensor, bandwidth: Bandwidth) -> Tensor:
+    """Return sigma as a (d,) tensor of float64 on the device of x."""
+    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or x.shape[1] == 0:
+        raise UsageError(f"samples must have shapes (n, d) and (m, d) with d >= 1, got {tuple(x.shape)} and {tuple(y.shape)}")
+    if x.dtype != y.dtype or x.dtype not in {torch.float32, torch.float64}:
+        raise UsageError(f"samples must both be float32 or both float64, got {x.dtype} and {y.dtype}")
+    if x.device != y.device:
+        raise UsageError(f"samples must be on one device, got {x.device} and {y.device}")
+    if isinstance(bandwidth, Tensor) and bandwidth.requires_grad:
+        raise UsageError("the bandwidth is a constant: no gradient flows to it, detach it")
+    sigma = torch.as_tensor(bandwidth, dtype=torch.float64, device=x.device)
+    if sigma.ndim > 1 or (sigma.ndim == 1 and sigma.shape[0] != x.shape[1]):
+        raise UsageError(f"bandwidth must be a number or hold one value per feature ({x.shape[1]}), got shape {tuple(sigma.shape)}")
+    if not torch.compiler.is_compiling() and not bool((sigma > 0).all()):
+        raise UsageError(f"bandwidth must be positive, got {sigma.tolist()}")
+    return sigma.expand(x.shape[1])
+
+
+def _weights(weights: Tensor | None, points: Tensor, name: str) -> Tensor | None:
+    if weights is None:
+        return None
+    if weights.shape != points.shape[:1]:
+        raise UsageError(f"{name} must have shape ({points.shape[0]},), one weight per row, got {tuple(weights.shape)}")
+    return weights.to(device=points.device, dtype=points.dtype)
+
+
+def _wanted(*tensors: tuple[Tensor | None, int]) -> int:
+    if not torch.is_grad_enabled():
+        return 0
+    return sum(bit for tensor, bit in tensors if tensor is not None and tensor.requires_grad)
+
+
+# --- reference: plain torch, rows in chunks so that memory stays bounded
+
+
+def _row_sums(x: Tensor, y: Tensor, sigma: Tensor, wy: Tensor | None) -> Tensor:
+    k = torch.exp(-((x[:, None, :] - y[None, :, :]).square() / sigma).sum(-1))
+    return k.sum(1) if wy is None else k @ wy
+
+
+def gaussian_sums_reference(x: Tensor, y: Tensor, sigma: Tensor, wy: Tensor | None = None) -> Tensor:
+    """:func:`gaussian_sums` in plain torch; sigma (d,)."""
+    sigma = sigma.to(x.dtype)
+    step = max(1, _REFERENCE_NUMBERS // max(y.numel(), 1))
+    if x.shape[0] <= step:
+        return _row_sums(x, y, sigma, wy)
+    chunks = [checkpoint(_row_sums, part, y, sigma, wy, use_reentrant=False) for part in x.split(step)]
+    return torch.cat(chunks)
+
+
+def _mean(x: Tensor, y: Tensor, sigma: Tensor, wx: Tensor | None, wy: Tensor | None) -> Tensor:
+    sums = gaussian_sums_reference(x, y, sigma, wy)
+    per_row = sums.mean() if wx is None else (wx @ sums) / wx.sum()
+    return per_row / (y.shape[0] if wy is None else wy.sum())
+
+
+def mmd2_reference(
+    x: Tensor,
+    y: Tensor,
+    sigma: Tensor,
+    wx: Tensor | None = None,
+    wy: Tensor | None = None,
+    cross_weight: float = 2.0,
+    y_mean: Tensor | None = None,
+) -> Tensor:
+    """:func:`mmd2` in plain torch; sigma (d,)."""
+    yy = _mean(y, y, sigma, wy, wy) if y_mean is None else y_mean.to(x.dtype)
+    return _mean(x, x, sigma, wx, wx) + yy - cross_weight * _mean(x, y, sigma, wx, wy)
+
+
+# --- the compiled backend as custom ops: what they return beside the value are the gradients that were asked for
+
+
+def _array(tensor: Tensor | None) -> Any:
+    return None if tensor is None else tensor.detach().contiguous().numpy()
+
+
+@torch.library.custom_op("hepgen::first_derivative", mutates_args=())
+def _first_derivative(factor: Tensor, gradient: Tensor, inputs: Sequence[Tensor]) -> Tensor:
+    """factor * gradient; that it depends on the inputs too makes a second derivative fail instead of coming out wrong."""
+    return factor * gradient
+
+
+@_first_derivative.register_fake
+def _(factor: Tensor, gradient: Tensor, inputs: Sequence[Tensor]) -> Tensor:
+    return factor * gradient
+
+
+def _no_second_derivative(*_: Any) -> None:
+    raise BackendError("the compiled kernels have first derivatives only: use hepgen.kernels.backend('reference')")
+
+
+_first_derivative.register_autograd(_no_second_derivative)
+
+
+@torch.library.custom_op("hepgen::mmd2", mutates_args=(), device_types="cpu")
+def _mmd2(
+    x: Tensor,
+    y: Tensor,
+    sigma: Tensor,
+    wx: Tensor | None,
+    wy: Tensor | None,
+    cross_weight: float,
+    y_mean: Tensor | None,
+    wanted: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    core: Any = dispatch.core()
+    known = None if y_mean is None else float(y_mean)
+    value, *gradients = core.mmd2(
+        _array(x), _array(y), _array(sigma), _array(wx), _array(wy), cross_weight, known, wanted, torch.get_num_threads()
+    )
+    gx, gy, gwx, gwy = (torch.from_numpy(g) for g in gradients)
+    return torch.tensor(value, dtype=x.dtype), gx, gy, gwx, gwy
+
+
+@_mmd2.register_fake
+def _(
+    x: Tensor,
+    y: Tensor,
+    sigma: Tensor,
+    wx: Tensor | None,
+    wy: Tensor | None,
+    cross_weight: float,
+    y_mean: Tensor | None,
+    wanted: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def output(bit: int, shape: torch.Size) -> Tensor:
+        return x.new_empty(shape if wanted & bit else (0,))
+
+    return (
+        x.new_empty(()),
+        output(_GRAD_X, x.shape),
+        output(_GRAD_Y, y.shape),
+        output(_GRAD_WX, x.shape[:1]),
+        output(_GRAD_WY, y.shape[:1]),
+    )
+
+
+def _mmd2_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    x, y, _, wx, wy, _, _, ctx.wanted = inputs
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.save_for_backward(*output[1:], x, y, *(w for w in (wx, wy) if w is not None))
+
+
+def _mmd2_backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    gradients, inputs = ctx.saved_tensors[:4], ctx.saved_tensors[4:]
+    gx, gy, gwx, gwy = (
+        torch.ops.hepgen.first_derivative(grad, gradient, inputs) if ctx.wanted & bit else None
+        for bit, gradient in zip((_GRAD_X, _GRAD_Y, _GRAD_WX, _GRAD_WY), gradients, strict=True)
+    )
+    return gx, gy, None, gwx, gwy, None, None, None
+
+
+_mmd2.register_autograd(_mmd2_backward, setup_context=_mmd2_setup)
+
+
+@torch.library.custom_op("hepgen::kernel_mean", mutates_args=(), device_types="cpu")
+def _kernel_mean(x: Tensor, sigma: Tensor, w: Tensor | None) -> Tensor:
+    core: Any = dispatch.core()
+    value = core.kernel_mean(_array(x), _array(sigma), _array(w), torch.get_num_threads())
+    return torch.tensor(value, dtype=torch.float64)
+
+
+@_kernel_mean.register_fake
+def _(x: Tensor, sigma: Tensor, w: Tensor | None) -> Tensor:
+    return x.new_empty((), dtype=torch.float64)
+
+
+@torch.library.custom_op("hepgen::gaussian_sums", mutates_args=(), device_types="cpu")
+def _gaussian_sums(x: Tensor, y: Tensor, sigma: Tensor, wy: Tensor | None, gradient: bool) -> tuple[Tensor, Tensor]:
+    core: Any = dispatch.core()
+    sums, points = core.gaussian_sums(_array(x), _array(y), _array(sigma), _array(wy), gradient, torch.get_num_threads())
+    return torch.from_numpy(sums), torch.from_numpy(points)
+
+
+@_gaussian_sums.register_fake
+def _(x: Tensor, y: Tensor, sigma: Tensor, wy: Tensor | None, gradient: bool) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape[:1]), x.new_empty(x.shape if gradient else (0,))
+
+
+def _sums_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    x, y, sigma, wy, ctx.gradient = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.weighted = wy is not None
+    ctx.save_for_backward(sigma, output[1], x, y, *([wy] if wy is not None else []))
+
+
+def _sums_backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    sigma, points, *inputs = ctx.saved_tensors
+    x, y, *weights = inputs
+    need_x, need_y, _, need_wy, _ = ctx.needs_input_grad
+    first_derivative = torch.ops.hepgen.first_derivative
+    gx = first_derivative(grad[:, None], points, inputs) if need_x and ctx.gradient else None
+    gy = gwy = None
+    if need_y or need_wy:
+        # the columns' sums are the row sums of the turned matrix, weighted by what comes back for each row
+        with torch.no_grad():
+            sums, turned = torch.ops.hepgen.gaussian_sums(y, x, sigma, grad, need_y)
+        one = grad.new_ones(())
+        gy = first_derivative(weights[0][:, None] if ctx.weighted else one, turned, [*inputs, grad]) if need_y else None
+        gwy = first_derivative(one, sums, [*inputs, grad]) if need_wy else None
+    return gx, gy, None, gwy, None
+
+
+_gaussian_sums.register_autograd(_sums_backward, setup_context=_sums_setup)

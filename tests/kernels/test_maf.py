@@ -1,0 +1,434 @@
+"""The whole-flow kernels against plain torch with dense masks, in every direction, precision and instruction set."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from hepgen import kernels
+from hepgen.errors import BackendError, UsageError
+from hepgen.kernels import MafWeights, dispatch, maf_forward, maf_inverse
+from hepgen.kernels.maf import maf_forward_reference, maf_inverse_reference
+from hepgen.networks import MAF
+
+CORE = dispatch.core()
+ISAS = CORE.instruction_sets() if CORE is not None else []
+needs_cpp = pytest.mark.skipif(CORE is None, reason="hepgen._core is not built")
+DIRECTIONS = {"forward": (maf_forward, maf_forward_reference), "inverse": (maf_inverse, maf_inverse_reference)}
+both_directions = pytest.mark.parametrize("direction", list(DIRECTIONS))
+
+
+@pytest.fixture(params=ISAS)
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    CORE.set_instruction_set(request.param)
+    yield request.param
+    CORE.set_instruction_set(os.environ.get("HEPGEN_ISA", "auto"))
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small work goes faster so; TestThreads asks for more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def flow_weights(
+    features: int,
+    context: int,
+    hidden: tuple[int, ...],
+    *,
+    blocks: int = 3,
+    activation: str = "relu",
+    permutation: str = "random",
+    dtype: torch.dtype = torch.float64,
+    seed: int = 0,
+) -> MafWeights:
+    torch.manual_seed(seed)
+    flow = MAF(features, context, blocks, hidden, permutation, activation, seed=seed).to(torch.float64)
+    weights = flow.weights()
+    drawn = [[w.detach() + 0.2 * torch.randn(w.shape, dtype=w.dtype) for w in block] for block in weights.blocks]
+    return cast(weights._replace(blocks=drawn), dtype)
+
+
+def cast(weights: MafWeights, dtype: torch.dtype) -> MafWeights:
+    return weights._replace(blocks=[[w.detach().to(dtype).requires_grad_() for w in block] for block in weights.blocks])
+
+
+def draw(n: int, columns: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(n, columns, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def values_and_gradients(function, x: Tensor, context: Tensor, weights: MafWeights) -> list[Tensor]:
+    """Both results and the gradients of a scalar made of them with respect to everything that goes in."""
+    x, context = x.detach().requires_grad_(), context.detach().requires_grad_()
+    y, log_det = function(x, context, weights)
+    scalar = (y * draw(*y.shape, 11, y.dtype)).sum() + (log_det * draw(len(y), 1, 12, y.dtype)[:, 0]).sum()
+    inputs = [x, context, *(w for block in weights.blocks for w in block)]
+    gradients = torch.autograd.grad(scalar, inputs, allow_unused=True)
+    return [y.detach(), log_det.detach(), *(torch.zeros_like(i) if g is None else g for i, g in zip(inputs, gradients, strict=True))]
+
+
+def largest_error(result: Tensor, exact: Tensor) -> float:
+    return float((result.double() - exact.double()).abs().max()) if exact.numel() else 0.0
+
+
+def compare(x: Tensor, context: Tensor, weights: MafWeights, direction: str) -> None:
+    """In float64 to rounding; in float32 at most twice the error of plain torch in float32, both against float64."""
+    function, reference = DIRECTIONS[direction]
+    exact = values_and_gradients(reference, x, context, weights)
+    for result, wanted in zip(values_and_gradients(function, x, context, weights), exact, strict=True):
+        torch.testing.assert_close(result, wanted, rtol=1e-11, atol=1e-11 * max(1.0, float(wanted.abs().max()) if wanted.numel() else 0.0))
+    x32, context32 = x.float(), context.float()
+    rounded = [x32.double(), context32.double(), cast(cast(weights, torch.float32), torch.float64)]
+    exact = values_and_gradients(reference, *rounded)
+    single = [x32, context32, cast(weights, torch.float32)]
+    ours, plain = values_and_gradients(function, *single), values_and_gradients(reference, *single)
+    for mine, theirs, wanted in zip(ours, plain, exact, strict=True):
+        floor = 30 * torch.finfo(torch.float32).eps * max(float(e.abs().max()) if e.numel() else 0.0 for e in (wanted, torch.ones(1)))
+        assert largest_error(mine, wanted) <= 2 * largest_error(theirs, wanted) + floor
+
+
+SHAPES = [  # features, context, hidden, rows, activation
+    (6, 6, (128, 128), 150, "relu"),
+    (1, 0, (3,), 1, "tanh"),
+    (1, 2, (5, 7), 65, "elu"),
+    (2, 0, (1,), 64, "relu"),
+    (7, 3, (5, 40, 9), 130, "elu"),
+    (64, 0, (70, 20), 40, "tanh"),
+    (40, 5, (12,), 33, "relu"),
+]
+
+
+@needs_cpp
+class TestAgainstReference:
+    @both_directions
+    @pytest.mark.parametrize(("features", "context", "hidden", "rows", "activation"), SHAPES)
+    def test_shapes_in_every_instruction_set(self, isa, direction, features, context, hidden, rows, activation):
+        weights = flow_weights(features, context, hidden, blocks=2, activation=activation)
+        compare(draw(rows, features, 1), draw(rows, context, 2), weights, direction)
+
+    @both_directions
+    @settings(deadline=None, max_examples=30)
+    @given(
+        rows=st.integers(0, 140),
+        features=st.integers(1, 9),
+        context=st.integers(0, 4),
+        hidden=st.lists(st.integers(1, 40), min_size=1, max_size=3),
+        activation=st.sampled_from(["relu", "tanh", "elu"]),
+        permutation=st.sampled_from(["reverse", "random", "none"]),
+        seed=st.integers(0, 1000),
+    )
+    def test_any_shape(self, direction, rows, features, context, hidden, activation, permutation, seed):
+        weights = flow_weights(features, context, tuple(hidden), blocks=2, activation=activation, permutation=permutation, seed=seed)
+        compare(draw(rows, features, seed), draw(rows, context, seed + 1), weights, direction)
+
+    @both_directions
+    def test_network_runs_on_the_kernel_and_agrees_with_its_own_torch(self, direction):
+        torch.manual_seed(3)
+        flow = MAF(5, 2, 3, (16, 16), "random").double()
+        x, context = draw(70, 5, 1), draw(70, 2, 2)
+        run = flow.forward if direction == "forward" else flow.inverse
+        results = {}
+        for name in ("cpp", "reference"):
+            with kernels.backend(name):
+                y, log_det = run(x, context)
+                gradients = torch.autograd.grad(y.square().sum() + log_det.sum(), list(flow.parameters()))
+                results[name] = (y.detach(), log_det.detach(), *gradients)
+        assert "maf" in str(run(x, context)[0].grad_fn).lower()
+        for compiled, plain in zip(results["cpp"], results["reference"], strict=True):
+            torch.testing.assert_close(compiled, plain, rtol=1e-12, atol=1e-12)
+
+
+def by_hand(values: list[list[list[float]]]) -> list[Tensor]:
+    return [torch.tensor(v, dtype=torch.float64) for v in values]
+
+
+class TestByHand:
+    """One block whose numbers are small enough for paper: d = 2, one hidden unit of degree 1, which sees column 0."""
+
+    # h = relu(3 x0 + 0.5); column 0: m = 0.25, r = 1; column 1: m = 2 h - 1, r = -h
+    block = by_hand([[[3.0, 99.0]], [0.5], [[99.0], [99.0], [2.0], [-1.0]], [0.25, 1.0, -1.0, 0.0]])
+    weights = MafWeights([block], torch.tensor([[0, 1]]), "relu", 2.0)
+
+    @pytest.mark.parametrize("name", ["reference", pytest.param("cpp", marks=needs_cpp)])
+    def test_one_block(self, name):
+        x = torch.tensor([[0.5, 1.5]], dtype=torch.float64)  # h = 2: m = (0.25, 3), r = (1, -2), a = (2/3, -1)
+        with kernels.backend(name):
+            z, log_det = maf_forward(x, None, self.weights)
+            back, log_det_back = maf_inverse(z, None, self.weights)
+        expected = torch.tensor([[0.25 * math.exp(-2 / 3), -1.5 * math.e]], dtype=torch.float64)
+        torch.testing.assert_close(z, expected, rtol=1e-14, atol=0)
+        torch.testing.assert_close(log_det, torch.tensor([1 / 3], dtype=torch.float64), rtol=1e-14, atol=0)
+        torch.testing.assert_close(back, x, rtol=1e-14, atol=0)
+        torch.testing.assert_close(log_det_back, -log_det, rtol=1e-14, atol=0)
+
+    @pytest.mark.parametrize("name", ["reference", pytest.param("cpp", marks=needs_cpp)])
+    def test_orders(self, name):
+        x = torch.tensor([[0.5, 1.5]], dtype=torch.float64)
+        with kernels.backend(name):
+            z, _ = maf_forward(x, None, self.weights)
+            turned, _ = maf_forward(x.flip(1), None, self.weights._replace(orders=torch.tensor([[1, 0]])))
+        torch.testing.assert_close(turned, z.flip(1), rtol=0, atol=0)
+
+    @pytest.mark.parametrize("name", ["reference", pytest.param("cpp", marks=needs_cpp)])
+    def test_huge_log_scales_stay_bounded(self, name):
+        block = by_hand([[[0.0]], [0.0], [[0.0], [0.0]], [0.0, 1e300]])
+        weights = MafWeights([block], torch.tensor([[0]]), "relu", math.log(1e3))
+        with kernels.backend(name):
+            x, log_det = maf_inverse(torch.ones(1, 1, dtype=torch.float64), None, weights)
+        assert x.item() == pytest.approx(1e3, rel=1e-12)
+        assert log_det.item() == pytest.approx(math.log(1e3), rel=1e-12)
+
+
+@needs_cpp
+class TestGradients:
+    @both_directions
+    @pytest.mark.parametrize("activation", ["tanh", "elu", "relu"])
+    def test_gradcheck(self, direction, activation):
+        weights = flow_weights(3, 2, (8, 5), blocks=2, activation=activation)
+        shapes = [len(block) for block in weights.blocks]
+        flat = [w for block in weights.blocks for w in block]
+
+        def function(x: Tensor, context: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+            rest = iter(tensors)
+            return DIRECTIONS[direction][0](x, context, weights._replace(blocks=[[next(rest) for _ in range(k)] for k in shapes]))
+
+        x, context = draw(4, 3, 1).requires_grad_(), draw(4, 2, 2).requires_grad_()
+        assert torch.autograd.gradcheck(function, (x, context, *flat))
+
+    @both_directions
+    def test_masked_weights_get_exactly_zero(self, direction):
+        weights = flow_weights(4, 1, (9, 6), blocks=2)
+        ours, reference = (values_and_gradients(f, draw(20, 4, 1), draw(20, 1, 2), weights) for f in DIRECTIONS[direction])
+        for mine, plain in zip(ours[4:], reference[4:], strict=True):
+            assert torch.equal(mine == 0, plain == 0)
+
+    @both_directions
+    @pytest.mark.parametrize("frozen", ["events", "context", "weights"])
+    def test_only_what_asks_gets_a_gradient(self, direction, frozen):
+        weights = flow_weights(3, 2, (6,), blocks=2)
+        x, context = draw(10, 3, 1).requires_grad_(frozen != "events"), draw(10, 2, 2).requires_grad_(frozen != "context")
+        if frozen == "weights":
+            weights = weights._replace(blocks=[[w.detach() for w in block] for block in weights.blocks])
+        asking = [t for t in (x, context, weights.blocks[0][0], weights.blocks[1][-1]) if t.requires_grad]
+        results = []
+        for function in DIRECTIONS[direction]:
+            y, log_det = function(x, context, weights)
+            results.append(torch.autograd.grad(y.square().sum() + log_det.sum(), asking))
+        for mine, plain in zip(*results, strict=True):
+            torch.testing.assert_close(mine, plain, rtol=1e-12, atol=1e-12)
+
+    def test_one_frozen_tensor_among_the_weights(self):
+        weights = flow_weights(3, 0, (6,), blocks=1)
+        weights.blocks[0][0].requires_grad_(False)
+        z, _ = maf_forward(draw(10, 3, 1), None, weights)
+        z.sum().backward()
+        assert weights.blocks[0][0].grad is None
+        assert weights.blocks[0][1].grad is not None
+
+    def test_second_derivative_is_refused(self):
+        weights = flow_weights(2, 0, (4,), activation="tanh")
+        x = draw(3, 2, 1).requires_grad_()
+        (first,) = torch.autograd.grad(maf_forward(x, None, weights)[0].sum(), x, create_graph=True)
+        with pytest.raises(BackendError, match="first derivatives only"):
+            first.sum().backward()
+
+
+@needs_cpp
+class TestRows:
+    @both_directions
+    def test_a_row_does_not_depend_on_its_place(self, isa, direction):
+        function = DIRECTIONS[direction][0]
+        weights = flow_weights(5, 2, (33, 17), dtype=torch.float32)
+        x, context = draw(700, 5, 1, torch.float32), draw(700, 2, 2, torch.float32)
+        with torch.no_grad():
+            whole, log_det = function(x, context, weights)
+            for begin, end in [(0, 1), (1, 64), (64, 129), (130, 131), (131, 700)]:
+                part, part_log_det = function(x[begin:end], context[begin:end], weights)
+                assert torch.equal(part, whole[begin:end])
+                assert torch.equal(part_log_det, log_det[begin:end])
+
+    @both_directions
+    @pytest.mark.parametrize("bad", [math.nan, math.inf])
+    def test_nan_and_inf_stay_in_their_rows(self, isa, direction, bad):
+        function = DIRECTIONS[direction][0]
+        weights = flow_weights(4, 1, (20, 20), permutation="reverse")
+        clean, context = draw(100, 4, 1), draw(100, 1, 2)
+        dirty = clean.clone()
+        dirty[[3, 70, 99], [0, 3, 2]] = bad
+        kept = torch.ones(100, dtype=torch.bool)
+        kept[[3, 70, 99]] = False
+        results = []
+        for x in (clean.requires_grad_(), dirty.requires_grad_()):
+            y, log_det = function(x, context, weights)
+            results.append((y, log_det, *torch.autograd.grad(y.sum() + log_det.sum(), x)))
+        for expected, result in zip(*results, strict=True):
+            assert torch.equal(result[kept], expected[kept])
+        assert not torch.isfinite(results[1][0][~kept]).all(1).any()
+
+    @both_directions
+    def test_a_nan_context_makes_its_rows_nan(self, direction):
+        weights = flow_weights(3, 1, (8,))
+        context = draw(5, 1, 2)
+        context[2] = math.nan
+        with torch.no_grad():
+            y, log_det = DIRECTIONS[direction][0](draw(5, 3, 1), context, weights)
+        assert torch.isnan(y).any(1).tolist() == torch.isnan(log_det).tolist() == [False, False, True, False, False]
+
+    @both_directions
+    def test_no_rows(self, direction):
+        weights = flow_weights(3, 2, (5,))
+        x, context = draw(0, 3, 1).requires_grad_(), draw(0, 2, 2)
+        y, log_det = DIRECTIONS[direction][0](x, context, weights)
+        assert y.shape == (0, 3)
+        assert log_det.shape == (0,)
+        gradients = torch.autograd.grad(y.sum() + log_det.sum(), [x, *(w for block in weights.blocks for w in block)])
+        assert gradients[0].shape == (0, 3)
+        assert all(not g.any() for g in gradients[1:])
+
+    @both_directions
+    def test_strides(self, direction):
+        function = DIRECTIONS[direction][0]
+        weights = flow_weights(4, 2, (10, 12))
+        x, context = draw(8, 90, 1).T[::2, ::2], draw(1, 2, 2).expand(45, 2)
+        turned = weights._replace(blocks=[[w.T.contiguous().T if w.ndim == 2 else w for w in block] for block in weights.blocks])
+        expected = values_and_gradients(function, x.contiguous(), context.contiguous(), weights)
+        for result, wanted in zip(values_and_gradients(function, x, context, turned), expected, strict=True):
+            assert torch.equal(result, wanted)
+
+    @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+    def test_round_trip(self, isa, dtype, tolerance):
+        torch.manual_seed(1)
+        flow = MAF(6, 6, 10, (128, 128)).double()
+        with torch.no_grad():
+            for parameter in flow.parameters():
+                parameter.add_(0.02 * torch.randn_like(parameter))
+            flow = flow.to(dtype)
+            x, context = draw(500, 6, 1, dtype), draw(500, 6, 2, dtype)
+            z, log_det = maf_forward(x, context, flow.weights())
+            back, log_det_back = maf_inverse(z, context, flow.weights())
+        assert (z - x).abs().max() > 0.1
+        torch.testing.assert_close(back, x, rtol=0, atol=tolerance)
+        torch.testing.assert_close(log_det_back, -log_det, rtol=0, atol=tolerance)
+
+
+@needs_cpp
+class TestThreads:
+    @both_directions
+    def test_the_same_bits_for_any_number_of_threads(self, isa, direction):
+        weights = flow_weights(5, 3, (24, 24), dtype=torch.float32)
+        x, context = draw(1500, 5, 1, torch.float32), draw(1500, 3, 2, torch.float32)
+        runs = []
+        for threads in (1, 2, 5, 2):
+            torch.set_num_threads(threads)
+            runs.append(values_and_gradients(DIRECTIONS[direction][0], x, context, weights))
+        for run in runs[1:]:
+            assert all(torch.equal(a, b) for a, b in zip(run, runs[0], strict=True))
+
+    def test_several_callers_at_once(self):
+        weights = flow_weights(4, 2, (16, 16))
+        x, context = draw(600, 4, 1), draw(600, 2, 2)
+        alone = values_and_gradients(maf_forward, x, context, weights)
+        torch.set_num_threads(3)
+        with ThreadPoolExecutor(4) as pool:
+            together = list(pool.map(lambda _: values_and_gradients(maf_forward, x, context, weights), range(12)))
+        assert all(torch.equal(a, b) for run in together for a, b in zip(run, alone, strict=True))
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+    def test_after_fork(self):
+        weights = flow_weights(4, 2, (16, 16))
+        x, context = draw(600, 4, 1), draw(600, 2, 2)
+        with torch.no_grad():
+            torch.set_num_threads(2)
+            expected, _ = maf_inverse(x, context, weights)
+            child = os.fork()
+            if child == 0:
+                os._exit(0 if torch.equal(maf_inverse(x, context, weights)[0], expected) else 1)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@needs_cpp
+class TestTorch:
+    @pytest.mark.parametrize("inverse", [False, True])
+    @pytest.mark.parametrize("context", [0, 2])
+    def test_opcheck(self, inverse, context):
+        weights = flow_weights(3, context, (6, 4), blocks=2)
+        flat = [w for block in weights.blocks for w in block]
+        x, c = draw(5, 3, 1).requires_grad_(), draw(5, context, 2).requires_grad_()
+        torch.library.opcheck(torch.ops.hepgen.maf.default, (inverse, x, c, flat, weights.orders, "tanh", weights.bound, True))
+
+    @both_directions
+    def test_compile(self, direction):
+        weights = flow_weights(3, 2, (6, 4), blocks=2)
+        function = DIRECTIONS[direction][0]
+
+        def scaled(x: Tensor, context: Tensor, weights: MafWeights) -> tuple[Tensor, Tensor]:
+            y, log_det = function(2 * x, context, weights)
+            return 3 * y, log_det
+
+        compiled = torch.compile(scaled, backend="aot_eager", fullgraph=True)
+        for rows in (5, 70):
+            x, context = draw(rows, 3, 1), draw(rows, 2, 2)
+            expected = values_and_gradients(scaled, x, context, weights)
+            for result, wanted in zip(values_and_gradients(compiled, x, context, weights), expected, strict=True):
+                torch.testing.assert_close(result, wanted, rtol=1e-14, atol=1e-14)
+
+    @both_directions
+    def test_compile_a_network(self, direction):
+        flow = MAF(3, 2, 2, (6, 4)).double()
+        run = flow.forward if direction == "forward" else flow.inverse
+        x, context = draw(5, 3, 1), draw(5, 2, 2)
+        compiled = torch.compile(run, backend="aot_eager", fullgraph=True)
+        for result, wanted in zip(compiled(x, context), run(x, context), strict=True):
+            torch.testing.assert_close(result, wanted, rtol=1e-14, atol=1e-14)
+
+
+class TestErrors:
+    weights = flow_weights(3, 2, (6,))
+    x, context = draw(4, 3, 1), draw(4, 2, 2)
+
+    def test_columns(self):
+        with pytest.raises(UsageError, match=r"maf_forward: events must have shape \(n, 3\), got \(4, 2\)"):
+            maf_forward(self.context, self.context, self.weights)
+
+    def test_context(self):
+        with pytest.raises(UsageError, match=r"maf_inverse: context must have shape \(4, 2\), got \(4, 0\)"):
+            maf_inverse(self.x, None, self.weights)
+
+    def test_dtypes(self):
+        with pytest.raises(UsageError, match=r"all be float32 or all float64, got torch.float32, torch.float64"):
+            maf_forward(self.x.float(), self.context.float(), self.weights)
+
+    def test_half(self):
+        with pytest.raises(UsageError, match=r"all be float32 or all float64, got torch.float16"):
+            maf_forward(self.x.half(), self.context.half(), cast(self.weights, torch.float16))
+
+    def test_activation(self):
+        with pytest.raises(UsageError, match="activation 'gelu' is not known: choose one of relu, tanh, elu"):
+            maf_forward(self.x, self.context, self.weights._replace(activation="gelu"))
+
+    def test_orders(self):
+        with pytest.raises(UsageError, match=r"orders must have shape \(blocks, d\)"):
+            maf_forward(self.x, self.context, self.weights._replace(orders=self.weights.orders[:1]))
+
+    @needs_cpp
+    def test_weights_that_do_not_fit_each_other(self):
+        broken = [list(block) for block in self.weights.blocks]
+        broken[1][3] = broken[1][3][:, :4]
+        with pytest.raises(UsageError, match="does not fit the layer before it"):
+            maf_forward(self.x, self.context, self.weights._replace(blocks=broken))
+
+    @needs_cpp
+    def test_orders_that_are_no_permutation(self):
+        with pytest.raises(UsageError, match="orders must hold permutations"):
+            maf_forward(self.x, self.context, self.weights._replace(orders=torch.tensor([[0, 1, 3]] * 3)))
