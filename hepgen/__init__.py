@@ -6,7 +6,13 @@ The names below are loaded when first asked for, so that ``import hepgen`` costs
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hepgen.estimators import SimToData as SimToData
+    from hepgen.estimators import load as load
+    from hepgen.events import Features as Features
+    from hepgen.events import Selection as Selection
 
 __version__ = "0.1.0"
 
@@ -16,7 +22,20 @@ _LAZY = {
     "SimToData": "hepgen.estimators",
     "load": "hepgen.estimators",
 }
-_MODULES = ("errors", "estimators", "events", "histograms", "kernels", "losses", "metrics", "networks", "optim", "plots", "training")
+_MODULES = (
+    "errors",
+    "estimators",
+    "evaluation",
+    "events",
+    "histograms",
+    "kernels",
+    "losses",
+    "metrics",
+    "networks",
+    "optim",
+    "plots",
+    "training",
+)
 
 __all__ = ["Features", "Selection", "SimToData", "__version__", "load"]
 

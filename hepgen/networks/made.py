@@ -49,48 +49,58 @@ class MADE(nn.Module):
         "relu", "tanh" or "elu".
     """
 
-    def __init__(self, features: int, context: int = 0, hidden: Sequence[int] = (128, 128), outputs: int = 2, activation: str = "relu") -> None:
+    def __init__(
+        self, features: int, context: int = 0, hidden: Sequence[int] = (128, 128), outputs: int = 2, activation: str = "relu"
+    ) -> None:
         super().__init__()
         if features < 1 or context < 0 or not hidden or min(hidden) < 1:
-            raise UsageError(f"a masked network needs at least one column and one hidden unit, not features={features}, hidden={tuple(hidden)}")
+            raise UsageError(
+                f"a masked network needs at least one column and one hidden unit, not features={features}, hidden={tuple(hidden)}"
+            )
         self.features, self.context, self.hidden, self.outputs = features, context, tuple(hidden), outputs
         self.activation = activation
         self._activate = activation_function(activation)
         degrees = [torch.arange(1, features + 1), *(hidden_degrees(width, features, context) for width in hidden)]
         column_degrees = torch.arange(features).repeat_interleave(outputs)
-        self.layers = nn.ModuleList()
+        linears: list[nn.Linear] = []
         for layer, (seen, units) in enumerate(zip(degrees, [*degrees[1:], column_degrees], strict=True)):
-            self.layers.append(nn.Linear(len(seen), len(units)))
+            linears.append(nn.Linear(len(seen), len(units)))
             self.register_buffer(f"mask{layer}", (seen <= units[:, None]).to(torch.get_default_dtype()), persistent=False)
+        self.layers = nn.ModuleList(linears)
         self.context_layer = nn.Linear(context, hidden[0], bias=False) if context else None
         # unit_stops[layer][i]: how many hidden units of that layer have degree <= i
         self.unit_stops = [torch.searchsorted(d, torch.arange(features), right=True).tolist() for d in degrees[1:]]
         with torch.no_grad():  # a fresh flow starts near the identity
-            last = self.layers[-1]
-            last.weight.mul_(0.1)
-            last.bias.zero_()
+            linears[-1].weight.mul_(0.1)
+            linears[-1].bias.zero_()
+
+    @property
+    def linears(self) -> list[nn.Linear]:
+        """The layers, the one of the parameters last."""
+        return [layer for layer in self.layers if isinstance(layer, nn.Linear)]
 
     def weights(self) -> list[Tensor]:
         """The masked weight matrix of every layer, (units, seen)."""
-        return [layer.weight * getattr(self, f"mask{i}") for i, layer in enumerate(self.layers)]
+        return [layer.weight * getattr(self, f"mask{i}") for i, layer in enumerate(self.linears)]
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """(n, d) and (n, c) -> parameters (n, d, k), in one pass."""
         *inner, last = self.weights()
+        biases = [layer.bias for layer in self.linears]
         hidden = x
         for i, weight in enumerate(inner):
-            before = F.linear(hidden, weight, self.layers[i].bias)
+            before = F.linear(hidden, weight, biases[i])
             if i == 0 and self.context_layer is not None:
                 before = before + self.context_layer(context)
             hidden = self._activate(before)
-        return F.linear(hidden, last, self.layers[-1].bias).unflatten(-1, (self.features, self.outputs))
+        return F.linear(hidden, last, biases[-1]).view(len(x), self.features, self.outputs)
 
     def columns(self, context: Tensor | None, solve: Callable[[int, Tensor], Tensor], like: Tensor) -> Tensor:
         """Walk the columns in order: ``solve(i, parameters (n, k))`` returns column i (n,), which later parameters may see.
 
         Every hidden unit is computed once, so that the whole walk costs one forward pass. Returns the columns as (n, d).
         """
-        weights, biases = self.weights(), [layer.bias for layer in self.layers]
+        weights, biases = self.weights(), [layer.bias for layer in self.linears]
         from_context = None if self.context_layer is None else self.context_layer(context)
         known = like.new_empty((len(like), 0))
         hidden = [known] * len(self.hidden)

@@ -34,7 +34,9 @@ class MDMM(nn.Module):
         """The Lagrangian of the two losses, whose gradient the optimiser descends."""
         slack = self.epsilon - secondary
         held = (slack < 0) | (self.multiplier > 0)
-        return primary - self.multiplier.to(primary.dtype) * slack + self.damping * torch.where(held, slack.square(), torch.zeros_like(slack))
+        return (
+            primary - self.multiplier.to(primary.dtype) * slack + self.damping * torch.where(held, slack.square(), torch.zeros_like(slack))
+        )
 
     @torch.no_grad()
     def ascend(self, secondary: Tensor) -> None:

@@ -9,4 +9,4 @@ def power_decay(step: int, steps: int, first: float, last: float, power: float =
     ``lr = last + (first - last) (1 - step / steps)^power`` (sim-to-data paper, sec. 3: 1e-3 to 1e-5).
     """
     remaining = 1.0 - min(max(step, 0), steps) / max(steps, 1)
-    return last + (first - last) * remaining**power
+    return last + (first - last) * float(remaining**power)

@@ -41,7 +41,7 @@ class Objective(nn.Module):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Scalars of one batch: "loss" is minimised, the others are recorded for every step."""
-        raise TypeError(f"{type(self).__name__} defines no losses")
+        raise TypeError(f"{type(self).__name__} defines no losses for {sorted(batch.samples)}")
 
     def validation_loss(self, batch: Batch) -> Tensor:
         """The scalar that picks the best epoch, on all held-out events as one batch; the loss itself by default."""
@@ -89,7 +89,9 @@ class Plan:
         if self.optimizer not in OPTIMIZERS:
             raise UsageError(f"optimizer {self.optimizer!r} is not known: choose one of {', '.join(OPTIMIZERS)}")
         if self.epochs < 1 or self.batch_size < 1:
-            raise UsageError(f"a fit needs at least one epoch and one event per batch, not epochs={self.epochs}, batch_size={self.batch_size}")
+            raise UsageError(
+                f"a fit needs at least one epoch and one event per batch, not epochs={self.epochs}, batch_size={self.batch_size}"
+            )
         if not 0 < self.validation < 1:
             raise UsageError(f"the validation fraction must lie between 0 and 1, not {self.validation}")
 
@@ -175,7 +177,9 @@ class _Fit:
         return self.epoch >= self.plan.epochs or (self.plan.patience is not None and self.epoch > 0 and waited >= self.plan.patience)
 
     def _take_step(self) -> None:
-        rate = power_decay(self.epoch * self.order.steps + self.step, self.plan.epochs * self.order.steps, *self.plan.learning_rate, self.plan.power)
+        rate = power_decay(
+            self.epoch * self.order.steps + self.step, self.plan.epochs * self.order.steps, *self.plan.learning_rate, self.plan.power
+        )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         losses = self.objective.losses(self.order.batch(self.epoch, self.step))
@@ -194,7 +198,9 @@ class _Fit:
             generator = torch.Generator().manual_seed(mix_seed(self.plan.seed, 3))
             valid = float(self.objective.validation_loss(Batch(self.held_out, generator)))
         if not (math.isfinite(loss) and math.isfinite(valid)):
-            raise InputError(f"the loss is not finite in epoch {self.epoch + 1}: look for extreme values or weights, or lower the learning rate")
+            raise InputError(
+                f"the loss is not finite in epoch {self.epoch + 1}: look for extreme values or weights, or lower the learning rate"
+            )
         self.epoch, self.step, self.sum = self.epoch + 1, 0, 0.0
         rate = self.optimizer.param_groups[0]["lr"]
         self.record.epochs.append({"epoch": self.epoch, "train": loss, "valid": valid, "learning_rate": rate, "seconds": seconds})

@@ -23,7 +23,9 @@ def perturbed(flow: torch.nn.Module, scale: float = 0.2) -> torch.nn.Module:
     return flow
 
 
-@pytest.mark.parametrize(("features", "context", "hidden"), [(1, 0, (4,)), (3, 2, (7, 5)), (6, 6, (128, 128)), (5, 0, (3, 9, 2)), (9, 1, (4, 4))])
+@pytest.mark.parametrize(
+    ("features", "context", "hidden"), [(1, 0, (4,)), (3, 2, (7, 5)), (6, 6, (128, 128)), (5, 0, (3, 9, 2)), (9, 1, (4, 4))]
+)
 def test_made_is_autoregressive(features: int, context: int, hidden: tuple[int, ...]) -> None:
     made = perturbed(MADE(features, context, hidden))
     x, c = torch.randn(features, dtype=torch.float64), torch.randn(context, dtype=torch.float64)
@@ -115,6 +117,17 @@ def test_affine_closed_form_and_its_bound() -> None:
     assert float(x[0, 1]) == 3.0
     assert float(log_det[0, 0]) == pytest.approx(math.log(1e3))
     assert float(log_det[0, 1]) == 0.0
+
+
+def test_shear_models_the_sum_of_variable_and_condition() -> None:
+    torch.manual_seed(3)
+    plain, sheared = (perturbed(MAF(2, 3, 2, (8,), shear=shear)) for shear in (False, True))
+    sheared.load_state_dict(plain.state_dict())
+    x, c = torch.randn(5, 2, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)
+    torch.testing.assert_close(sheared.log_prob(x - c[:, :2], c), plain.log_prob(x, c))
+    torch.testing.assert_close(sheared.inverse(x, c)[0] + c[:, :2], plain.inverse(x, c)[0])
+    with pytest.raises(UsageError, match="adds 2 columns of the context, and there are 1"):
+        MAF(2, 1, shear=True)
 
 
 def test_bad_settings_are_named() -> None:
