@@ -1,0 +1,98 @@
+"""Stand-in samples made with Pythia 8, and the small ones that ship with the package.
+
+``make("diphoton", 100_000, 1, "out")`` writes ``out/sim.root``, ``out/data.root`` and ``out/diphoton.json``; ``packaged("diphoton")``
+names files that need neither Pythia nor a network. `docs/samples.md` says what is generated and why.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+
+from hepgen.errors import InputError, UsageError
+
+_RECIPES = {"diphoton": "hepgen.samples.diphoton"}
+_PACKAGED = {
+    "diphoton": {"sim": "diphoton_sim.root", "data": "diphoton_data.root", "sim_independent": "diphoton_sim_independent.root"},
+}
+
+__all__ = ["make", "names", "packaged"]
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of the samples that can be made."""
+    return tuple(sorted(_RECIPES))
+
+
+def _known(name: str) -> str:
+    if name not in _RECIPES:
+        raise UsageError(f"there is no sample {name!r}; choose one of: {', '.join(names())}")
+    return name
+
+
+def make(
+    name: str,
+    events: int,
+    seed: int,
+    out: str | Path,
+    *,
+    processes: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Path]:
+    """Make a sample with Pythia 8 and write it as ROOT files with its provenance.
+
+    Events are generated in blocks of 5000 that have seeds of their own: they depend on `seed` alone, not on `processes`, and a longer
+    production starts with the events of a shorter one.
+
+    Parameters
+    ----------
+    name : one of `names`.
+    events : number of events written to each file, after the preselection.
+    seed : whole number from 0 to 2^63 - 1.
+    out : folder for the files; made if absent. Existing files are never overwritten.
+    processes : how many processes generate; by default one for every CPU this process may use. More than one are started by "spawn",
+        so that a script must guard its own code by ``if __name__ == "__main__"``.
+    progress : called as ``progress(done, total)`` with numbers of events over all files.
+
+    Returns
+    -------
+    list of Path
+        One ROOT file for each sample and the provenance; for "diphoton": ``sim.root``, ``data.root``, ``diphoton.json``.
+
+    Raises
+    ------
+    UsageError
+        For an unknown name, or a number of events, seed or processes out of range.
+    OutputError
+        Where a file exists or the folder cannot be written; nothing is left under the final names.
+    MissingDependency
+        Where Pythia is not installed.
+    """
+    recipe = importlib.import_module(_RECIPES[_known(name)])
+    production = importlib.import_module("hepgen.samples.production")
+    paths: list[Path] = production.Production(name, recipe, int(events), int(seed), processes).write(Path(out), progress)
+    return paths
+
+
+def packaged(name: str) -> dict[str, Path]:
+    """Return the files of sample `name` that ship with hepgen.
+
+    Returns
+    -------
+    dict
+        "sim" and "data" to fit with, and "sim_independent", simulation of another seed to apply a model to.
+
+    Raises
+    ------
+    UsageError
+        For an unknown name.
+    InputError
+        Where the installation lacks the files.
+    """
+    folder = Path(__file__).resolve().parents[1] / "data"
+    paths = {role: folder / file for role, file in _PACKAGED[_known(name)].items()}
+    for path in paths.values():
+        if not path.is_file():
+            raise InputError(f"the packaged sample {path} is missing; install hepgen again")
+    return paths
