@@ -1,0 +1,21 @@
+"""What a physicist holds: fit, transform, save, load."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hepgen.estimators.cache import cached as cached
+    from hepgen.estimators.model_file import load as load
+    from hepgen.estimators.sim_to_data import SimToData as SimToData
+
+_LAZY = {"SimToData": "sim_to_data", "load": "model_file", "cached": "cache"}
+
+__all__ = ["SimToData", "cached", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(f"hepgen.estimators.{_LAZY[name]}"), name)
+    raise AttributeError(f"module 'hepgen.estimators' has no attribute {name!r}")

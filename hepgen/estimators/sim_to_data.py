@@ -1,0 +1,457 @@
+"""Simulation transformed to look like data, without pairing: a conditional flow from simulated events to data events."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hepgen.errors import InputError, UsageError
+from hepgen.estimators.coordinates import Coordinates
+from hepgen.estimators.energies import energy_columns, follow_energies
+from hepgen.estimators.model_file import write_model
+from hepgen.events import Features, Selection
+from hepgen.events import identity as identity_of
+from hepgen.kernels import philox
+
+if TYPE_CHECKING:
+    import torch
+
+    from hepgen.estimators.flow_objectives import FlowObjective
+    from hepgen.networks import MAF
+    from hepgen.training import Plan, Sample
+
+Matrix = NDArray[np.float64]
+LOSSES = ("nll", "kl", "mmd", "mdmm")
+#: Scaled columns are standard normal and span about six of their units where the paper's span one.
+SCALED_RANGE = 6.0
+#: First and last learning rate of a fit that starts from the weights of a log-loss fit.
+WARM_RATES = (3e-4, 1e-6)
+#: Rows the flow sees at once when a model is applied: few enough for the caches, many enough for the matrix products.
+TILE = 4096
+
+
+@dataclass(frozen=True)
+class FlowSettings:
+    """The network and its losses; every default that is not the sim-to-data paper's is explained in docs/sim-to-data.md.
+
+    Attributes
+    ----------
+    blocks, hidden, permutation, activation
+        The flow; see `hepgen.networks.MAF`.
+    relative_angles
+        Learn angles relative to the first one; see `Coordinates`.
+    shear
+        The flow's first layer, fixed, adds x_c to delta; see `hepgen.networks.MAF`.
+    mmd_bandwidth
+        sigma of the MMD kernel for features that span the unit interval, as in the paper.
+    mmd_cross_weight, mmd_per_feature
+        See `hepgen.losses.MMD`.
+    kl_points, kl_bandwidth
+        Grid points per feature; KDE bandwidth in units of Silverman's rule at the batch size.
+    epsilon
+        Bound of the MMD in units of data against data.
+    damping, rate
+        delta and the ascent rate of the multipliers, with both losses in units of data against data.
+    warm_start
+        Epochs of log loss before a KL, MMD or MDMM fit.
+    """
+
+    blocks: int = 10
+    hidden: tuple[int, ...] = (128, 128)
+    permutation: Literal["reverse", "random", "none"] = "reverse"
+    activation: Literal["relu", "tanh", "elu"] = "relu"
+    relative_angles: bool = True
+    shear: bool = True
+    mmd_bandwidth: float = 0.1
+    mmd_cross_weight: float = 2.0
+    mmd_per_feature: bool = False
+    kl_points: int = 512
+    kl_bandwidth: float = 1.0
+    epsilon: float = 1.015
+    damping: float = 1.0
+    rate: float = 0.01
+    warm_start: int = 0
+
+
+@dataclass(frozen=True)
+class FitDefaults:
+    """Epochs and batch size where the user gives none."""
+
+    epochs: int
+    batch_size: int
+
+
+DEFAULTS = {
+    "nll": FitDefaults(100, 4096),
+    "kl": FitDefaults(100, 25600),
+    "mmd": FitDefaults(100, 4096),
+    "mdmm": FitDefaults(100, 4096),
+}
+
+
+class SimToData:
+    """Transform simulated events so that their joint distribution is the data's.
+
+    The events of the two samples are not paired. A conditional masked autoregressive flow learns p(delta | x_c) for simulated
+    events x_c, so that x_c + delta is distributed as data (Gendreau-Distler, Le Pottier, Wang: Transforming Simulation to
+    Data Without Pairing).
+
+    Parameters
+    ----------
+    features
+        Columns to transform; computed ones condition the transformation and are not changed.
+    loss
+        "nll" (log loss), "kl" (KL of the marginals' KDEs), "mmd" or "mdmm" (KL under a constraint on the MMD).
+    schema
+        Name of the schema of the files, remembered with the model; see `hepgen.events.schema`.
+    selection
+        Cuts that fitted and transformed events should pass. Events to fit are cut; transformed events are counted and,
+        with `outside`, dealt with.
+    outside
+        What happens to a transformed event that fails `selection`: "keep" it, "clip" it to the range of the data that was
+        fitted (column by column), or "reject" the draw and take another (up to 20 times).
+    scaler
+        A `hepgen.events.Scaler`; quantiles of the data to a standard normal by default.
+    settings
+        Any attribute of `FlowSettings` by name, such as ``blocks=5``.
+    """
+
+    def __init__(
+        self,
+        features: Features,
+        loss: str = "mdmm",
+        *,
+        schema: str | None = None,
+        selection: Selection | None = None,
+        outside: Literal["keep", "clip", "reject"] = "keep",
+        scaler: Any = None,
+        **settings: Any,
+    ) -> None:
+        if loss not in LOSSES:
+            raise UsageError(f"loss {loss!r} is not known: choose one of {', '.join(LOSSES)}")
+        if outside not in ("keep", "clip", "reject"):
+            raise UsageError(f"outside={outside!r} is not known: choose keep, clip or reject")
+        unknown = sorted(set(settings) - set(FlowSettings.__dataclass_fields__))
+        if unknown:
+            raise UsageError(f"SimToData has no setting {unknown[0]!r}: it has {', '.join(FlowSettings.__dataclass_fields__)}")
+        if not features.outputs:
+            raise UsageError("SimToData needs at least one path to transform: the features hold computed columns only")
+        settings["hidden"] = tuple(settings.get("hidden", FlowSettings.hidden))
+        self.features, self.loss, self.schema, self.selection, self.outside = features, loss, schema, selection, outside
+        self.settings = FlowSettings(**settings)
+        self.coordinates = Coordinates(features, scaler, relative_angles=self.settings.relative_angles)
+        self.flow: MAF | None = None
+        self.record: dict[str, Any] = {}
+        self.limits: Matrix = np.empty((0, 2))
+        self.seed = 1
+
+    def __repr__(self) -> str:
+        state = "fitted" if self.flow is not None else "not fitted"
+        return f"SimToData({list(self.features.names)}, loss={self.loss!r}, {state})"
+
+    # -- fitting ---------------------------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        sim: Any,
+        data: Any,
+        sim_weights: ArrayLike | None = None,
+        data_weights: ArrayLike | None = None,
+        epochs: int | None = None,
+        batch_size: int | None = None,
+        seed: int = 1,
+        *,
+        learning_rate: tuple[float, float] | None = None,
+        optimizer: str = "rmsprop",
+        patience: int | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+        progress: bool | None = None,
+    ) -> SimToData:
+        """Fit the flow to two unpaired samples.
+
+        Parameters
+        ----------
+        sim, data
+            Events: awkward arrays in GeV and rad that hold the features. Events without the objects, or outside the selection,
+            take no part.
+        sim_weights, data_weights
+            Signed event weights (n,), or None for one each.
+        epochs, batch_size
+            Passes through the longer sample, and events per step; per-loss defaults where None.
+        seed
+            Fixes the start, the order and the noise of the fit, and the noise of later transforms.
+        learning_rate
+            First and last rate of the square-root decay; the paper's 1e-3 to 1e-5, or 3e-4 to 1e-6 after a warm start, which
+            itself runs at the paper's.
+        optimizer, patience
+            See `hepgen.training.Plan`.
+        checkpoint
+            Folder for checkpoints: a fit that was stopped goes on from there, to the same weights bit for bit.
+        progress
+            Show a progress bar (default: on a terminal).
+
+        Raises
+        ------
+        InputError
+            A column is missing, not finite or constant, no event has the objects, or weights sum to zero.
+        FitInterrupted
+            Stopped by Ctrl-C after writing the checkpoint.
+        """
+        from hepgen.training import Plan
+
+        matrices = [
+            self._rows(events, weights, name) for events, weights, name in ((sim, sim_weights, "sim"), (data, data_weights, "data"))
+        ]
+        (sim_matrix, sim_w), (data_matrix, data_w) = matrices
+        self.coordinates.fit(data_matrix, data_w)
+        self.limits = np.stack([data_matrix.min(0), data_matrix.max(0)], axis=1)[: len(self.features.outputs)]
+        self.seed = seed
+        samples = {"sim": self._sample(sim_matrix, sim_w), "data": self._sample(data_matrix, data_w)}
+        default = DEFAULTS[self.loss]
+        warm = self.settings.warm_start if self.loss != "nll" else 0
+        rates = learning_rate or (WARM_RATES if warm else Plan.learning_rate)
+        plan = Plan(epochs or default.epochs, batch_size or default.batch_size, rates, optimizer=optimizer, patience=patience, seed=seed)
+        stages = [("nll", replace(plan, epochs=warm, learning_rate=Plan.learning_rate))] if warm else []
+        stages.append((self.loss, plan))
+        self._fit_stages(samples, stages, Path(checkpoint) if checkpoint is not None else None, progress)
+        return self
+
+    def _fit_stages(
+        self, samples: Mapping[str, Sample], stages: list[tuple[str, Plan]], folder: Path | None, progress: bool | None
+    ) -> None:
+        import torch
+
+        from hepgen.training import train
+
+        torch.manual_seed(self.seed)
+        flow = self._new_flow()
+        self.record = {"events": {name: len(sample) for name, sample in samples.items()}, "stages": []}
+        for loss, stage in stages:
+            objective = self._objective(loss, flow, samples, stage)
+            checkpoint = folder / f"{loss}.checkpoint" if folder is not None else None
+            record = train(objective, samples, stage, checkpoint=checkpoint, title=f"{loss} fit", progress=progress)
+            self.record["stages"].append({"loss": loss, "plan": asdict(stage), **objective.about(), **record.to_dict()})
+        self.flow = flow.eval()
+
+    def _rows(self, events: Any, weights: ArrayLike | None, name: str) -> tuple[Matrix, Matrix | None]:
+        """Feature matrix and weights of the events that take part in the fit."""
+        matrix, mask = self.features.to_matrix(events)
+        kept = None if weights is None else np.asarray(weights, dtype=np.float64)
+        if kept is not None:
+            if kept.shape != mask.shape:
+                raise InputError(f"{name}_weights has shape {kept.shape}, and there are {len(mask)} events: give one weight per event")
+            if not np.isfinite(kept).all():
+                bad = np.flatnonzero(~np.isfinite(kept))
+                raise InputError(f"{name}_weights holds {len(bad)} values that are not finite, the first at event {bad[0]}")
+            kept = kept[mask]
+        if self.selection is not None:
+            passed = np.asarray(self.selection.mask(events))[mask]
+            matrix, kept = matrix[passed], None if kept is None else kept[passed]
+        if not len(matrix):
+            raise InputError(f"no event of {name} has the objects and passes the selection: nothing can be fitted")
+        if kept is not None and kept.sum() <= 1e-9 * np.abs(kept).sum():
+            raise InputError(f"{name}_weights sum to {kept.sum():.3g}: the sum of the weights must be positive")
+        for column, label in zip(matrix.T, self.features.names, strict=True):
+            if column.min() == column.max():
+                raise InputError(f"column {label!r} of {name} is constant ({column[0]:.6g}): leave it out of the features")
+        return matrix, kept
+
+    def _sample(self, matrix: Matrix, weights: Matrix | None) -> Sample:
+        import torch
+
+        from hepgen.training import Sample
+
+        values = torch.from_numpy(self.coordinates.forward(matrix).astype(np.float32))
+        return Sample(values, None if weights is None else torch.from_numpy((weights / weights.mean()).astype(np.float32)))
+
+    def _new_flow(self) -> MAF:
+        from hepgen.networks import MAF
+
+        s = self.settings
+        return MAF(
+            len(self.features.outputs), len(self.features), s.blocks, s.hidden, s.permutation, s.activation, seed=self.seed, shear=s.shear
+        )
+
+    def _objective(self, loss: str, flow: MAF, samples: Mapping[str, Sample], plan: Plan) -> FlowObjective:
+        from hepgen.estimators.flow_objectives import KLLoss, LogLoss, MDMMLoss, MMDLoss, data_floors
+        from hepgen.losses import MMD, KLOfKDE
+        from hepgen.losses.kl import silverman_bandwidth
+        from hepgen.optim import MDMM
+        from hepgen.training import Sample
+
+        if loss == "nll":
+            return LogLoss(flow)
+        s, data = self.settings, samples["data"]
+        target = Sample(data.values[:, : flow.features].contiguous(), data.weights)
+        batch_size = min(plan.batch_size, len(data), len(samples["sim"]))
+        bandwidth = s.kl_bandwidth * silverman_bandwidth(target.values, target.weights, events=batch_size)
+        mmd = MMD(s.mmd_bandwidth * SCALED_RANGE**2, cross_weight=s.mmd_cross_weight, per_feature=s.mmd_per_feature)
+        if loss == "mmd":
+            return MMDLoss(flow, mmd)
+        divergence = KLOfKDE(target.values, target.weights, bandwidth=bandwidth, points=s.kl_points)
+        if loss == "kl":
+            return KLLoss(flow, divergence)
+        floors = data_floors(target, samples["sim"].weights, divergence, mmd, batch_size, seed=plan.seed)
+        return MDMMLoss(flow, divergence, mmd, floors, MDMM(s.epsilon, damping=s.damping, rate=s.rate))
+
+    # -- applying --------------------------------------------------------------------------------------------------
+
+    def transform(
+        self,
+        events: Any,
+        *,
+        seed: int | None = None,
+        identity: ArrayLike | str | None = None,
+        invalid: Literal["raise", "identity", "nan"] = "raise",
+    ) -> Any:
+        """Simulated events made to look like data: same layout, fields, dtypes and behaviours, new values of the features.
+
+        Parameters
+        ----------
+        events
+            Awkward array in GeV and rad. An event without the objects passes through untouched. An object whose pt or eta is
+            transformed and which has a field E keeps its mass: E follows.
+        seed
+            Noise seed; the one of the fit where None.
+        identity
+            What the random numbers of an event follow: integers (n,) or (n, k), the name of a field, or "entry" for the position
+            in `events`. By default the run and event numbers found in the events. The result of an event depends on
+            its values, the seed and its identity, not on the events around it.
+        invalid
+            What an event with NaN or inf among its features gets: an error, itself unchanged, or NaN.
+
+        Raises
+        ------
+        InputError
+            A column is missing or not finite, or the events carry no identity and none is given.
+        """
+        moved, _ = self.transform_counted(events, seed=seed, identity=identity, invalid=invalid)
+        return moved
+
+    def transform_counted(
+        self,
+        events: Any,
+        *,
+        seed: int | None = None,
+        identity: ArrayLike | str | None = None,
+        invalid: Literal["raise", "identity", "nan"] = "raise",
+        entry_start: int = 0,
+    ) -> tuple[Any, NDArray[np.bool_]]:
+        """`transform`, and which events (n,) held the objects; errors count entries from `entry_start`."""
+        matrix, mask = self.features.to_matrix(events, invalid=invalid, entry_start=entry_start)
+        keys = self._identity(events, identity)[mask]
+        moved = self.features.from_matrix(events, self.transform_matrix(matrix, keys, seed=seed), mask)
+        return follow_energies(self.features, events, moved), mask
+
+    def columns(self, available: Iterable[str]) -> set[str]:
+        """Names of the columns that `transform` reads or writes, identity apart, of those a file or array has."""
+        names = list(available)
+        return self.features.columns(names) | energy_columns(self.features, names)
+
+    def transform_matrix(self, matrix: Matrix, keys: NDArray[np.uint64], *, seed: int | None = None, outside: str | None = None) -> Matrix:
+        """Feature matrix (n, d) in GeV and rad and identities (n, k) -> transformed output columns (n, outputs).
+
+        `outside` replaces the model's own, to see the first draw ("keep") of a model that rejects.
+        """
+        if self.flow is None:
+            raise UsageError("this SimToData is not fitted: call fit, or load a saved model")
+        seed = self.seed if seed is None else seed
+        outside = self.outside if outside is None else outside
+        scaled = self.coordinates.forward(matrix)
+        result = self._draw(scaled, keys, seed, 0)
+        if self.selection is not None and outside == "reject":
+            for draw in range(1, 21):
+                again = np.flatnonzero(~self.selection.matrix_mask(self.features, result))
+                if not len(again):
+                    break
+                result[again] = self._draw(scaled[again], keys[again], seed, draw)
+        if outside == "clip":
+            result = np.clip(result, self.limits[:, 0], self.limits[:, 1])
+        return result
+
+    def _draw(self, scaled: Matrix, keys: NDArray[np.uint64], seed: int, stream: int) -> Matrix:
+        import torch
+
+        outputs = len(self.features.outputs)
+        noise = philox.normal(keys, outputs, seed=seed, stream=stream)
+        moved = scaled.copy()
+        dtype = next(self._fitted().parameters()).dtype
+        with torch.no_grad():
+            for start in range(0, len(scaled), TILE):
+                rows = slice(start, start + TILE)
+                tensors = (torch.from_numpy(part[rows]).to(dtype) for part in (noise, scaled))
+                delta, _ = self._fitted().inverse(*tensors)
+                moved[rows, :outputs] += delta.double().numpy()
+        return self.coordinates.inverse(moved)[:, :outputs]
+
+    def _fitted(self) -> MAF:
+        if self.flow is None:
+            raise UsageError("this SimToData is not fitted: call fit, or load a saved model")
+        return self.flow
+
+    def _identity(self, events: Any, given: ArrayLike | str | None) -> NDArray[np.uint64]:
+        length = len(events)
+        keys: Any
+        if given is None:
+            keys = identity_of(events)
+            if keys is None:
+                raise InputError(
+                    "the events carry no run and event numbers for the random numbers to follow: "
+                    "pass identity= an array of integers, the name of a field, or 'entry' for the position in the array"
+                )
+        elif isinstance(given, str):
+            keys = np.arange(length) if given == "entry" else np.asarray(events[given])
+        else:
+            keys = np.asarray(given)
+        keys = keys.reshape(length, -1)
+        if keys.dtype.kind not in "iu":
+            raise InputError(f"the identity of an event must be made of integers, not of {keys.dtype}")
+        return np.ascontiguousarray(keys.astype(np.uint64))
+
+    # -- saving ----------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+        """Write the model to one file of safetensors and JSON, whole or not at all; see `hepgen.load`."""
+        flow = self._fitted()
+        tensors = {f"flow.{name}": tensor.numpy() for name, tensor in flow.state_dict().items()}
+        document = {
+            "features": self.features.to_dict(),
+            "loss": self.loss,
+            "schema": self.schema,
+            "selection": None if self.selection is None else self.selection.to_dict(),
+            "outside": self.outside,
+            "settings": asdict(self.settings),
+            "coordinates": self.coordinates.to_dict(),
+            "limits": self.limits.tolist(),
+            "seed": self.seed,
+            "record": self.record,
+        }
+        return write_model(Path(path), "SimToData", document, tensors, overwrite=overwrite)
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> SimToData:
+        """The model that `save` wrote, from its document and arrays."""
+        import torch
+
+        selection = document["selection"]
+        model = cls(
+            Features.from_dict(document["features"]),
+            document["loss"],
+            schema=document["schema"],
+            selection=None if selection is None else Selection.from_dict(selection),
+            outside=document["outside"],
+            **document["settings"],
+        )
+        model.coordinates = Coordinates.from_dict(model.features, document["coordinates"])
+        model.limits, model.seed, model.record = np.asarray(document["limits"]), document["seed"], document["record"]
+        flow = model._new_flow()
+        state: dict[str, torch.Tensor] = {name.removeprefix("flow."): torch.from_numpy(array.copy()) for name, array in tensors.items()}
+        flow.load_state_dict(state)
+        model.flow = flow.eval()
+        return model
