@@ -1,0 +1,83 @@
+"""A saved model applied to a file of any length: chunk by chunk, every other branch as it was."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hepgen.events import Writer, chunks, identity, open_info
+from hepgen.events import schema as schema_named
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What `apply_file` did: events read, events transformed, and events passed through because they lack the objects."""
+
+    events: int
+    transformed: int
+    untouched: int
+
+
+def apply_file(
+    model: Any,
+    source: str | Path,
+    out: str | Path,
+    *,
+    tree: str | None = None,
+    schema: str | None = None,
+    seed: int | None = None,
+    file_format: str | None = None,
+    chunk_size: int = 100_000,
+    overwrite: bool = False,
+    progress: bool | None = None,
+) -> Applied:
+    """Transform every event of a file into a new file with the same branches, types and order of events.
+
+    Parameters
+    ----------
+    model
+        A fitted estimator with ``columns`` and ``transform_counted``.
+    source, out
+        ROOT or Parquet files; `out` appears under its name only when it is whole.
+    tree, schema
+        Name of the tree and of the schema; detected by default.
+    seed
+        Noise seed, the model's own by default. Random numbers follow the run and event numbers, or else the entry in the file,
+        so that the result does not depend on `chunk_size`.
+    file_format
+        "ttree", "rntuple" or "parquet"; by default that of the input.
+    chunk_size
+        Events in memory at once.
+    overwrite
+        Replace `out`.
+    progress
+        Show a progress bar (default: on a terminal).
+
+    Returns
+    -------
+    Applied
+        The counts.
+    """
+    from hepgen.training.progress import progress_bar
+
+    info = open_info(source, tree)
+    view = schema_named(schema or info.schema)
+    wanted = view.branches(model.columns(info.branches), info.branches)
+    counts = np.zeros(2, dtype=int)
+    with (
+        Writer(out, like=info, format=file_format or info.format.lower(), overwrite=overwrite) as writer,
+        progress_bar(f"apply to {Path(source).name}", info.entries, progress) as report,
+    ):
+        for chunk in chunks(source, tree=tree, schema=view, chunk_size=chunk_size):
+            events = view.view(chunk.raw, columns=wanted)
+            keys = identity(chunk.raw)
+            if keys is None:
+                keys = np.arange(chunk.entry_start, chunk.entry_stop, dtype=np.uint64)[:, None]
+            moved, mask = model.transform_counted(events, seed=seed, identity=keys, entry_start=chunk.entry_start)
+            writer.extend(view.unview(chunk.raw, moved, wanted))
+            counts += (len(mask), int(mask.sum()))
+            report(int(counts[0]), "")
+    return Applied(int(counts[0]), int(counts[1]), int(counts[0] - counts[1]))

@@ -1,0 +1,239 @@
+"""How fast the kernels are on this machine: every backend, beside the peers that are installed and the machine's ceiling.
+
+A figure in seconds belongs to one machine on one day; the ratio to a peer that was timed in turn with it is what counts.
+Answers are compared before anything is timed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hepgen.errors import BackendError, UsageError
+from hepgen.kernels import dispatch, instruction_set
+
+# op -> the module whose cases(...) says what to run
+OPS = {"maf": "hepgen.bench_maf", "mmd": "hepgen.bench_mmd"}
+
+KEYS = (
+    "op", "case", "backend", "device", "dtype", "shape", "threads", "isa", "seconds", "throughput", "unit", "ceiling_share", "peer",
+    "peer_seconds", "ratio",
+)  # fmt: skip
+
+_SLOW = 2.0  # seconds: what takes longer is run twice and no more
+
+
+@dataclass
+class Case:
+    """One thing to time.
+
+    Attributes
+    ----------
+    op, name : str
+        The op of :mod:`hepgen.kernels` (as in the registry) and the case's name.
+    label : str
+        The op's name on the command line.
+    shape : tuple of int
+    work : float
+        How many units one run gets through.
+    unit : str
+        Unit of the throughput, work / seconds.
+    flops : float
+        Floating-point operations that one run cannot do without, for the share of the multiply-add ceiling.
+    ours : callable
+        Runs the op on the backend in force and returns the answer as a list of float64 arrays.
+    peers : dict
+        Name -> callable with the same answer.
+    tolerance : float
+        Largest difference between answers, relative to the largest number of the first.
+    """
+
+    op: str
+    name: str
+    label: str
+    shape: tuple[int, ...]
+    work: float
+    unit: str
+    flops: float
+    ours: Callable[[], list[Any]]
+    peers: dict[str, Callable[[], list[Any]]]
+    tolerance: float
+
+
+def run(
+    op: str = "mmd",
+    *,
+    sizes: Sequence[int] | None = None,
+    backends: Sequence[str] | None = None,
+    peers: Sequence[str] | None = None,
+    threads: int | None = None,
+    repeats: int = 7,
+) -> list[dict[str, Any]]:
+    """Measure an op.
+
+    Parameters
+    ----------
+    op : str
+        "maf" or "mmd".
+    sizes : sequence of int, optional
+        Numbers of rows to measure at; the op's standard size by default.
+    backends : sequence of str, optional
+        All that are available by default.
+    peers : sequence of str, optional
+        All that are installed by default; an empty sequence for none.
+    threads : int, optional
+        torch's number of threads by default.
+    repeats : int
+        Rounds in which everything is timed in turn; the median is reported.
+
+    Returns
+    -------
+    list of dict
+        One object per case, size, backend and peer, with the keys of ``KEYS``; ``seconds`` is the median, ``shape`` a
+        list, ``throughput`` in ``unit``, ``ceiling_share`` the share of the multiply-add peak measured in the same run
+        (None without the compiled core), ``ratio`` = peer_seconds / seconds; the peer's three are None where there is none.
+
+    Raises
+    ------
+    UsageError
+        If the op, a backend or a size cannot be measured.
+    BackendError
+        If a backend asked for is not available.
+    HepgenError
+        If the answers differ.
+    """
+    if op not in OPS:
+        raise UsageError(f"no benchmark of {op!r}: choose one of {', '.join(OPS)}")
+    if repeats < 1 or any(size < 1 for size in sizes or ()):
+        raise UsageError("repeats and sizes must be positive")
+    import torch
+
+    before = torch.get_num_threads()
+    threads = threads or before
+    # libgomp, which peers are built on, reads this when it is loaded
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    torch.set_num_threads(threads)
+    try:
+        cases: list[Case] = importlib.import_module(OPS[op]).cases(sizes, peers)
+        return [row for case in cases for row in _measure(case, backends, threads, repeats)]
+    finally:
+        torch.set_num_threads(before)
+
+
+def _measure(case: Case, backends: Sequence[str] | None, threads: int, repeats: int) -> list[dict[str, Any]]:
+    names = dispatch.available(case.op) if backends is None else list(backends)
+    if missing := [name for name in names if name not in dispatch.available(case.op)]:
+        raise BackendError(f"{case.op} has no backend {missing[0]!r} here: choose one of {', '.join(dispatch.available(case.op))}")
+    runners = {("backend", name): _on_backend(name, case.ours) for name in names}
+    runners |= {("peer", name): function for name, function in case.peers.items()}
+    _compare(case, {f"{kind} {name}": function() for (kind, name), function in runners.items()})
+    seconds = _interleaved(runners, repeats)
+    core: Any = dispatch.core()
+    peak = core.peak_flops(threads) if core is not None else None
+    rows = []
+    for name in names:
+        own = seconds["backend", name]
+        against: list[str | None] = [*case.peers] or [None]
+        for peer in against:
+            theirs = None if peer is None else seconds["peer", peer]
+            rows.append(
+                {
+                    "op": case.label,
+                    "case": case.name,
+                    "backend": name,
+                    "device": "cpu",
+                    "dtype": "float32",
+                    "shape": list(case.shape),
+                    "threads": threads,
+                    "isa": instruction_set() if name == "cpp" else None,
+                    "seconds": own,
+                    "throughput": case.work / own,
+                    "unit": case.unit,
+                    "ceiling_share": None if peak is None else case.flops / own / peak,
+                    "peer": peer,
+                    "peer_seconds": theirs,
+                    "ratio": None if theirs is None else theirs / own,
+                }
+            )
+    return rows
+
+
+def _on_backend(name: str, function: Callable[[], list[Any]]) -> Callable[[], list[Any]]:
+    def on_backend() -> list[Any]:
+        with dispatch.backend(name):
+            return function()
+
+    return on_backend
+
+
+def _compare(case: Case, answers: dict[str, list[Any]]) -> None:
+    import numpy as np
+
+    from hepgen.errors import HepgenError
+
+    (first, wanted), *others = answers.items()
+    for name, got in others:
+        for a, b in zip(wanted, got, strict=True):
+            scale = max(float(np.abs(a).max()), float(np.abs(b).max()), sys.float_info.min)
+            if not np.allclose(a, b, rtol=0, atol=case.tolerance * scale):
+                worst = float(np.abs(a - b).max()) / scale
+                raise HepgenError(f"bench {case.label} {case.name}: {first} and {name} differ by {worst:.2g}, more than {case.tolerance:g}")
+
+
+def _interleaved(runners: dict[tuple[str, str], Callable[[], Any]], repeats: int) -> dict[tuple[str, str], float]:
+    """Time everything in turn, round after round, so that whatever else the machine does falls on all alike."""
+    taken: dict[tuple[str, str], list[float]] = {key: [] for key in runners}
+    for _ in range(repeats):
+        for key, function in runners.items():
+            if len(taken[key]) >= 2 and taken[key][0] > _SLOW:
+                continue
+            start = time.perf_counter()
+            function()
+            taken[key].append(time.perf_counter() - start)
+    return {key: statistics.median(values) for key, values in taken.items()}
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Send what a peer and the compilers it starts print to standard error, so that standard output stays the result's."""
+    sys.stdout.flush()
+    saved = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(saved, 1)
+        os.close(saved)
+
+
+def table(rows: Sequence[dict[str, Any]]) -> Any:
+    """Return the measurements as a :class:`rich.table.Table`."""
+    from rich.table import Table
+
+    out = Table(title="median seconds; a ratio above 1 is faster than the peer")
+    for column in ("case", "shape", "backend", "threads"):
+        out.add_column(column, no_wrap=True)
+    for column in ("seconds", "throughput", "of peak", "peer", "ratio"):
+        out.add_column(column, justify="right", no_wrap=True)
+    for row in rows:
+        share = row["ceiling_share"]
+        out.add_row(
+            f"{row['op']} {row['case']}",
+            "x".join(str(n) for n in row["shape"]),
+            row["backend"] + (f" {row['isa']}" if row["isa"] else ""),
+            str(row["threads"]),
+            f"{row['seconds']:.4g}",
+            f"{row['throughput'] / 1e9:.3g} G{row['unit']}",
+            "" if share is None else f"{share:.0%}",
+            "" if row["peer"] is None else f"{row['peer']} {row['peer_seconds']:.4g}",
+            "" if row["peer"] is None else f"{row['ratio']:.3g}x",
+        )
+    return out

@@ -1,0 +1,138 @@
+"""Cases of the flow benchmark: log-density, sampling, and a training step through either; peer zuko.
+
+The flow is the sim-to-data paper's: ten blocks of two layers of 128, six columns, six of context. Its last layers hold
+biases only, of which the peer's flow can hold the same, so that the answers agree; the networks do their whole work all the same.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hepgen.bench import Case
+from hepgen.errors import UsageError
+from hepgen.networks import MAF, Affine
+
+FEATURES = CONTEXT = 6
+BLOCKS, HIDDEN = 10, (128, 128)
+STANDARD_SIZES = {"log-density": 25_600, "sampling": 25_600, "nll-step": 25_600, "sample-step": 1_000}
+PEERS = ("zuko",)
+
+
+def cases(sizes: Sequence[int] | None, peers: Sequence[str] | None) -> list[Case]:
+    """Return the four cases at every size, or each at its standard size: events and context normal in float32."""
+    unknown = [name for name in peers or () if name not in PEERS]
+    if unknown:
+        raise UsageError(f"no peer {unknown[0]!r} for maf: choose from {', '.join(PEERS)}")
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        flow = MAF(FEATURES, CONTEXT, BLOCKS, HIDDEN)
+        biases = 0.1 * torch.randn(BLOCKS, FEATURES, 2)
+        others: dict[str, Any] = {"ours": _Ours(flow, biases)}
+        if (peers is None or "zuko" in peers) and importlib.util.find_spec("zuko") is not None:
+            others["zuko"] = _Zuko(biases)
+    return [_case(name, n, flow, others) for name, standard in STANDARD_SIZES.items() for n in sizes or [standard]]
+
+
+def _case(name: str, n: int, flow: MAF, flows: dict[str, Any]) -> Case:
+    generator = torch.Generator().manual_seed(n)
+    events, context = (torch.randn(n, columns, generator=generator) for columns in (FEATURES, CONTEXT))
+    make = {"log-density": _log_density, "sampling": _sampling, "nll-step": _nll_step, "sample-step": _sample_step}[name]
+    runs = {who: make(other, events, context) for who, other in flows.items()}
+    once = _useful_flops(flow) * n
+    return Case(
+        op="maf_inverse" if name.startswith("sampl") else "maf_forward",
+        name=name,
+        label="maf",
+        shape=(n, FEATURES, CONTEXT),
+        work=float(n),
+        unit="events/s",
+        flops=3 * once if name.endswith("step") else once,  # a step: values, adjoints, gradients of the weights
+        ours=runs.pop("ours"),
+        peers=runs,
+        tolerance=1e-4,
+    )
+
+
+def _useful_flops(flow: MAF) -> float:
+    """Multiplications and additions of one event that the masks leave."""
+    products = 0
+    for made in flow.mades:
+        masks = [mask for name, mask in made.named_buffers() if name.startswith("mask")]
+        products += sum(int(mask.sum()) for mask in masks) + CONTEXT * HIDDEN[0]
+    return 2.0 * products
+
+
+def _log_density(flow: Any, events: Tensor, context: Tensor) -> Callable[[], list[Any]]:
+    def run() -> list[Any]:
+        with torch.no_grad():
+            return [flow.log_prob(events, context).double().numpy()]
+
+    return run
+
+
+def _sampling(flow: Any, events: Tensor, context: Tensor) -> Callable[[], list[Any]]:
+    def run() -> list[Any]:
+        with torch.no_grad():
+            return [flow.inverse(events, context).double().numpy()]
+
+    return run
+
+
+def _nll_step(flow: Any, events: Tensor, context: Tensor) -> Callable[[], list[Any]]:
+    return _step(flow, lambda: -flow.log_prob(events, context).mean())
+
+
+def _sample_step(flow: Any, events: Tensor, context: Tensor) -> Callable[[], list[Any]]:
+    return _step(flow, lambda: flow.inverse(events, context).square().mean())
+
+
+def _step(flow: Any, loss: Callable[[], Tensor]) -> Callable[[], list[Any]]:
+    def run() -> list[Any]:
+        flow.module.zero_grad()
+        value = loss()
+        value.backward()
+        return [value.detach().double().numpy()]
+
+    return run
+
+
+class _Ours:
+    def __init__(self, flow: MAF, biases: Tensor) -> None:
+        self.module = flow
+        self.log_prob = flow.log_prob
+        with torch.no_grad():
+            for made, order, bias in zip(flow.mades, flow.orders, biases, strict=True):
+                made.linears[-1].weight.zero_()
+                made.linears[-1].bias.copy_(bias[order].reshape(-1))
+
+    def inverse(self, z: Tensor, context: Tensor) -> Tensor:
+        return self.module.inverse(z, context)[0]
+
+
+class _Zuko:
+    """z = x exp(a') + b', so a' = -a and b' = -m exp(-a)."""
+
+    def __init__(self, biases: Tensor) -> None:
+        zuko: Any = importlib.import_module("zuko")
+        self.module = zuko.flows.MAF(FEATURES, CONTEXT, transforms=BLOCKS, hidden_features=HIDDEN)
+        with torch.no_grad():
+            for transform, bias in zip(self.module.transform.transforms, biases, strict=True):
+                shift, raw = bias.unbind(-1)
+                log_scale = raw / (1 + raw.abs() / Affine().bound)
+                last = transform.hyper[-1]
+                last.weight.zero_()
+                last.bias.copy_(torch.stack([-shift * torch.exp(-log_scale), -raw], dim=-1).reshape(-1))
+
+    def log_prob(self, x: Tensor, context: Tensor) -> Tensor:
+        density: Tensor = self.module(context).log_prob(x)
+        return density
+
+    def inverse(self, z: Tensor, context: Tensor) -> Tensor:
+        x: Tensor = self.module(context).transform.inv(z)
+        return x

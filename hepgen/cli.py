@@ -1,0 +1,185 @@
+"""The command line. Every command is a few lines over the package; imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import errno
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hepgen import __version__
+from hepgen.errors import HepgenError
+
+app = typer.Typer(
+    name="hepgen",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help=__doc__.splitlines()[0] if __doc__ else None,
+)
+samples_app = typer.Typer(no_args_is_help=True, help="Samples hepgen can generate.")
+app.add_typer(samples_app, name="samples")
+
+Out = Annotated[Path, typer.Option(help="Folder to write to.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of the random numbers; the model's own by default.")]
+
+
+def main() -> None:
+    """Run the command line: 0 when all went well, 1 for what went wrong in the work, 2 for what was asked wrongly."""
+    try:
+        app()
+    except HepgenError as error:
+        _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+            raise
+        _fail(f"{error.filename or 'the output'} cannot be written: {(error.strerror or '').lower()}", 1)
+
+
+def _fail(sentence: str, code: int) -> None:
+    print(f"hepgen: {sentence}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(f"hepgen {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def demo(
+    out: Out = Path("hepgen-demo"),
+    epochs: Annotated[int | None, typer.Option(help="Epochs of the MDMM fit.")] = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run the main job on the packaged files: fit, transform, fill histograms, report."""
+    from hepgen.demo import run_demo
+
+    run_demo(out, epochs=epochs, overwrite=overwrite, progress=False if quiet else None)
+
+
+@app.command()
+def fit(study: Annotated[Path, typer.Argument(help="The study file.")], overwrite: Overwrite = False, quiet: Quiet = False) -> None:
+    """Fit the model of a study file, evaluate it, and write model, figures and report."""
+    from hepgen.fitting import fit_study
+    from hepgen.study import Study
+
+    fit_study(Study.from_file(study), overwrite=overwrite, progress=False if quiet else None)
+
+
+@app.command()
+def apply(
+    model: Annotated[Path, typer.Argument(help="A saved model.")],
+    source: Annotated[Path, typer.Argument(metavar="IN", help="ROOT or Parquet file to read.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="File to write.")],
+    tree: Annotated[str | None, typer.Option(help="Name of the tree; found by itself by default.")] = None,
+    schema: Annotated[str | None, typer.Option(help="Name of the schema; detected by default.")] = None,
+    seed: Seed = None,
+    file_format: Annotated[str | None, typer.Option("--format", help="ttree, rntuple or parquet; by default that of IN.")] = None,
+    chunk_size: Annotated[int, typer.Option(help="Events in memory at once.")] = 100_000,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Transform the events of a file; all other branches, their types and the order stay."""
+    from hepgen.applying import apply_file
+    from hepgen.estimators import load
+
+    done = apply_file(
+        load(model), source, out, tree=tree, schema=schema, seed=seed, file_format=file_format, chunk_size=chunk_size, overwrite=overwrite,
+        progress=False if quiet else None,
+    )  # fmt: skip
+    print(f"{out}: {done.events} events, {done.transformed} transformed, {done.untouched} passed through without the objects")
+
+
+@app.command()
+def evaluate(
+    study: Annotated[Path, typer.Argument(help="The study file that was fitted.")],
+    model: Annotated[Path | None, typer.Option(help="The model; the study's own by default.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the report; the study's own by default.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Compare data, simulation and transformed simulation: table, metrics.json, figures, report."""
+    from hepgen.estimators import load
+    from hepgen.fitting import evaluate_study
+    from hepgen.study import Study
+
+    plan = Study.from_file(study)
+    fitted = load(model if model is not None else plan.out / "model.hepgen")
+    _show(evaluate_study(plan, fitted, out=out or plan.out / "report", overwrite=overwrite).table())
+
+
+@samples_app.command("make")
+def samples_make(
+    name: Annotated[str, typer.Argument(help="Name of the sample; see `hepgen samples list`.")],
+    events: Annotated[int, typer.Option(help="Events to write to each file.")] = 10_000,
+    seed: Annotated[int, typer.Option(help="Seed of the generator.")] = 1,
+    out: Out = Path("samples"),
+    processes: Annotated[int | None, typer.Option(help="Processes to generate in; all cores by default.")] = None,
+) -> None:
+    """Generate a sample with Pythia 8."""
+    from hepgen import samples
+
+    for path in samples.make(name, events, seed, out, processes=processes):
+        print(path)
+
+
+@samples_app.command("list")
+def samples_list() -> None:
+    """Name the samples there are."""
+    from hepgen import samples
+
+    for name in samples.names():
+        print(name)
+
+
+@app.command()
+def bench(
+    op: Annotated[str, typer.Argument(help="The op to measure.")] = "mmd",
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,
+    sizes: Annotated[list[int] | None, typer.Option(help="Numbers of rows.")] = None,
+    backends: Annotated[list[str] | None, typer.Option(help="Backends to measure.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads; torch's setting by default.")] = None,
+) -> None:
+    """Measure the kernels on this machine beside the peers that are installed."""
+    from hepgen import bench as benchmarks
+
+    rows = benchmarks.run(op, sizes=sizes, backends=backends, threads=threads)
+    if as_json:
+        print(json.dumps(rows, indent=1))
+    else:
+        _show(benchmarks.table(rows))
+
+
+@app.command()
+def info(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Print which kernels can run here, versions, threads and the instruction set."""
+    from hepgen.info import collect, table
+
+    found = collect()
+    if as_json:
+        print(json.dumps(found, indent=1))
+    else:
+        for part in table(found):
+            _show(part)
+
+
+def _show(renderable: Any) -> None:
+    from rich.console import Console
+
+    # A log is no terminal of 80 columns: let tables keep their width there.
+    console = Console() if sys.stdout.isatty() else Console(width=140)
+    console.print(renderable)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+"""The study file: what `hepgen fit study.toml` reads, checked before any work is done."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from hepgen.errors import InputError, UsageError
+from hepgen.estimators import SimToData
+from hepgen.events import Features, Selection, identity_columns, open_info, read, schema
+
+if TYPE_CHECKING:
+    import awkward as ak
+
+Weights = NDArray[np.float64]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SampleSection(_Section):
+    """Files of one sample; `weights` is "auto" (the schema's), "none", or the name of a branch."""
+
+    files: list[str] = Field(min_length=1)
+    tree: str | None = None
+    schema_name: str | None = Field(default=None, alias="schema")
+    weights: str = "auto"
+
+
+class FeaturesSection(_Section):
+    """Paths to transform and computed columns to condition on; see `hepgen.Features`."""
+
+    paths: list[str] = Field(min_length=1)
+    computed: list[str] = []
+
+
+class SelectionSection(_Section):
+    """A selection known by name, or cuts of one's own; see `hepgen.Selection`."""
+
+    name: str | None = None
+    cuts: list[dict[str, Any]] = []
+
+    @model_validator(mode="after")
+    def _one(self) -> SelectionSection:
+        if (self.name is None) == (not self.cuts):
+            raise ValueError("give either a name or cuts")
+        return self
+
+
+class FitSection(_Section):
+    """How the fit is run; see `hepgen.SimToData.fit`."""
+
+    epochs: int | None = Field(default=None, ge=1)
+    batch_size: int | None = Field(default=None, ge=1)
+    learning_rate: tuple[float, float] | None = None
+    optimizer: str = "rmsprop"
+    patience: int | None = Field(default=None, ge=1)
+
+
+class EvaluationSection(_Section):
+    """Samples to evaluate on; those of the fit by default."""
+
+    sim: SampleSection | None = None
+    data: SampleSection | None = None
+
+
+class Study(_Section):
+    """A whole study: two samples, the features, the model and the fit. Paths are relative to the study file."""
+
+    task: Literal["sim_to_data"] = "sim_to_data"
+    output: str
+    seed: int = 1
+    sim: SampleSection
+    data: SampleSection
+    features: FeaturesSection
+    selection: SelectionSection | None = None
+    model: dict[str, Any] = {}
+    fit: FitSection = FitSection()
+    evaluation: EvaluationSection = EvaluationSection()
+    folder: Path = Path()
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> Study:
+        """Read and check a study file.
+
+        Raises
+        ------
+        InputError
+            When there is no such file.
+        UsageError
+            When it is not TOML, or an entry is missing, unknown or of the wrong kind; the sentence names it.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise InputError(f"there is no study file {path}")
+        try:
+            return cls(**tomllib.loads(path.read_text(encoding="utf-8")), folder=path.parent)
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise UsageError(f"{path} is not a TOML file: {error}") from error
+        except TypeError as error:
+            raise UsageError(f"{path}: 'folder' is not an entry of a study") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "the study"
+            raise UsageError(f"{path}: {where}: {first['msg'].removeprefix('Value error, ').lower()}") from error
+
+    @property
+    def out(self) -> Path:
+        """The folder everything is written to."""
+        return self.folder / self.output
+
+    def estimator(self) -> SimToData:
+        """The estimator that the study describes, not fitted."""
+        columns = Features(self.features.paths, computed=self.features.computed)
+        return SimToData(columns, schema=self.schema_of_sim(), selection=self.cuts(), **self.model)
+
+    def cuts(self) -> Selection | None:
+        """The selection, if there is one."""
+        if self.selection is None:
+            return None
+        if self.selection.name is not None:
+            return Selection.named(self.selection.name)
+        return Selection.from_dict({"cuts": self.selection.cuts})
+
+    def schema_of_sim(self) -> str:
+        """Name of the schema of the simulation, as given or as detected."""
+        return self.sim.schema_name or open_info(self._files(self.sim)[0], self.sim.tree).schema
+
+    def load(self, which: Literal["sim", "data"], features: Features, *, evaluation: bool = False) -> LoadedSample:
+        """The events of a sample that pass the selection and hold the objects, with their weights; for the fit or for the evaluation."""
+        section: SampleSection = (getattr(self.evaluation, which) if evaluation else None) or getattr(self, which)
+        return load_sample(
+            self._files(section), features, self.cuts(), tree=section.tree, schema_name=section.schema_name, weights=section.weights
+        )
+
+    def _files(self, section: SampleSection) -> list[str]:
+        return [str(self.folder / file) for file in section.files]
+
+
+@dataclass(frozen=True)
+class LoadedSample:
+    """Events in GeV and rad that pass a selection, and their signed weights (n,); `read` counts the events before it."""
+
+    events: ak.Array
+    weights: Weights
+    read: int
+
+
+def load_sample(
+    files: list[str],
+    features: Features,
+    selection: Selection | None = None,
+    *,
+    tree: str | None = None,
+    schema_name: str | None = None,
+    weights: str = "auto",
+) -> LoadedSample:
+    """Read the columns that features, selection, weights and identity need, and keep the events that pass.
+
+    Parameters
+    ----------
+    files
+        ROOT or Parquet files of one sample.
+    features, selection
+        What will be asked of the events.
+    tree, schema_name
+        Detected by default.
+    weights
+        "auto" (the schema's event weight), "none", or the name of a branch.
+
+    Raises
+    ------
+    InputError
+        A file, branch or value is not as it must be, or no event passes.
+    """
+    info = open_info(files[0], tree)
+    view = schema(schema_name or info.schema)
+    columns = set(features.columns(info.branches)) | set(identity_columns(info.branches, view))
+    columns |= set(selection.columns(info.branches)) if selection is not None else set()
+    columns |= set(view.weight_columns(info.branches)) if weights == "auto" else {weights} - {"none"}
+    events = read(files, tree=tree, schema=view, columns=columns)
+    if weights == "auto":
+        values = view.weight(events)
+    else:
+        values = np.ones(len(events)) if weights == "none" else np.asarray(events[weights], dtype=np.float64)
+    _, kept = features.to_matrix(events)
+    if selection is not None:
+        kept &= selection.mask(events)
+    if not kept.any():
+        raise InputError(f"{files[0]}: of {len(events)} events none has the objects and passes the selection")
+    return LoadedSample(events[kept], values[kept], len(events))
