@@ -22,8 +22,9 @@ lint: $(INSTALLED)
 	$(BIN)/clang-format --dry-run --Werror $(shell find csrc -name '*.cpp' -o -name '*.hpp')
 
 bench: $(INSTALLED)
-	$(BIN)/pip install --quiet -c constraints.txt "pykeops>=2.3"
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation ".[bench]"
 	$(BIN)/hepgen bench mmd
+	$(BIN)/hepgen bench maf
 
 $(INSTALLED): $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

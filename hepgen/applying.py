@@ -10,6 +10,7 @@ import numpy as np
 
 from hepgen.events import Writer, chunks, identity, open_info
 from hepgen.events import schema as schema_named
+from hepgen.progress import progress_bar
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,6 @@ def apply_file(
     Applied
         The counts.
     """
-    from hepgen.training.progress import progress_bar
-
     info = open_info(source, tree)
     view = schema_named(schema or info.schema)
     wanted = view.branches(model.columns(info.branches), info.branches)

@@ -58,7 +58,7 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 @app.command()
 def demo(
     out: Out = Path("hepgen-demo"),
-    epochs: Annotated[int | None, typer.Option(help="Epochs of the MDMM fit.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of the MDMM fit, and of the log-loss fit before it.")] = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
@@ -74,7 +74,9 @@ def fit(study: Annotated[Path, typer.Argument(help="The study file.")], overwrit
     from hepgen.fitting import fit_study
     from hepgen.study import Study
 
-    fit_study(Study.from_file(study), overwrite=overwrite, progress=False if quiet else None)
+    plan = Study.from_file(study)
+    _show(fit_study(plan, overwrite=overwrite, progress=False if quiet else None).table())
+    print(f"model: {plan.out / 'model.hepgen'}\nreport: {plan.out / 'report' / 'report.html'}")
 
 
 @app.command()
@@ -125,11 +127,15 @@ def samples_make(
     seed: Annotated[int, typer.Option(help="Seed of the generator.")] = 1,
     out: Out = Path("samples"),
     processes: Annotated[int | None, typer.Option(help="Processes to generate in; all cores by default.")] = None,
+    quiet: Quiet = False,
 ) -> None:
     """Generate a sample with Pythia 8."""
     from hepgen import samples
+    from hepgen.progress import progress_bar
 
-    for path in samples.make(name, events, seed, out, processes=processes):
+    with progress_bar(f"generate {name}", 2 * events, False if quiet else None) as report:
+        paths = samples.make(name, events, seed, out, processes=processes, progress=lambda done, _total: report(done, ""))
+    for path in paths:
         print(path)
 
 

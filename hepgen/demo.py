@@ -18,11 +18,10 @@ if TYPE_CHECKING:
     from hepgen.evaluation import Evaluation
 
 EPOCHS = 30
-WARM_START = 30
 PATHS = [f"photon[{i}].{coordinate}" for i in (0, 1) for coordinate in ("pt", "eta", "phi")]
 
 
-def demo_study(out: Path, sim: Path, data: Path, independent: Path, epochs: int | None = None) -> Study:
+def demo_study(out: Path, sim: Path, data: Path, independent: Path, epochs: int = EPOCHS) -> Study:
     """The study of the demo: the six photon coordinates, the diphoton selection, MDMM after a short log-loss warm start."""
     return Study(
         output=str(out.resolve()),
@@ -30,8 +29,9 @@ def demo_study(out: Path, sim: Path, data: Path, independent: Path, epochs: int 
         data=SampleSection(files=[str(data)]),
         features=FeaturesSection(paths=PATHS),
         selection=SelectionSection(name="diphoton"),
-        model={"loss": "mdmm", "warm_start": WARM_START, "outside": "reject"},
-        fit=FitSection(epochs=epochs or EPOCHS, batch_size=1024),
+        fit_selection=SelectionSection(name="diphoton-any-mass"),
+        model={"loss": "mdmm", "warm_start": epochs, "outside": "reject"},
+        fit=FitSection(epochs=epochs, batch_size=1024),
         evaluation=EvaluationSection(sim=SampleSection(files=[str(independent)])),
     )
 
@@ -53,8 +53,8 @@ def run_demo(out: Path, *, epochs: int | None = None, overwrite: bool = False, p
     started = time.monotonic()
     console = Console(width=None if Console().is_terminal else 140)
     files = samples.packaged("diphoton")
-    study = demo_study(out, files["sim"], files["data"], files["sim_independent"], epochs)
-    console.print(f"fitting {study.model['loss']} for {study.fit.epochs} epochs after {WARM_START} epochs of log loss (warm start)")
+    study = demo_study(out, files["sim"], files["data"], files["sim_independent"], epochs or EPOCHS)
+    console.print(f"fitting {study.model['loss']} for {study.fit.epochs} epochs after as many of log loss (warm start)")
     evaluation = run(study, files["sim_independent"], overwrite=overwrite, progress=progress)
     console.print(evaluation.table())
     console.print("files written:")

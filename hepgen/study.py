@@ -81,6 +81,7 @@ class Study(_Section):
     data: SampleSection
     features: FeaturesSection
     selection: SelectionSection | None = None
+    fit_selection: SelectionSection | None = None
     model: dict[str, Any] = {}
     fit: FitSection = FitSection()
     evaluation: EvaluationSection = EvaluationSection()
@@ -119,29 +120,30 @@ class Study(_Section):
     def estimator(self) -> SimToData:
         """The estimator that the study describes, not fitted."""
         columns = Features(self.features.paths, computed=self.features.computed)
-        return SimToData(columns, schema=self.schema_of_sim(), selection=self.cuts(), **self.model)
-
-    def cuts(self) -> Selection | None:
-        """The selection, if there is one."""
-        if self.selection is None:
-            return None
-        if self.selection.name is not None:
-            return Selection.named(self.selection.name)
-        return Selection.from_dict({"cuts": self.selection.cuts})
+        cuts = {"selection": _cuts(self.selection), "fit_selection": _cuts(self.fit_selection)}
+        return SimToData(columns, schema=self.schema_of_sim(), **cuts, **self.model)
 
     def schema_of_sim(self) -> str:
         """Name of the schema of the simulation, as given or as detected."""
         return self.sim.schema_name or open_info(self._files(self.sim)[0], self.sim.tree).schema
 
     def load(self, which: Literal["sim", "data"], features: Features, *, evaluation: bool = False) -> LoadedSample:
-        """The events of a sample that pass the selection and hold the objects, with their weights; for the fit or for the evaluation."""
+        """The events of a sample that hold the objects and pass the selection of the fit, or that of the evaluation; with their weights."""
         section: SampleSection = (getattr(self.evaluation, which) if evaluation else None) or getattr(self, which)
+        cuts = _cuts(self.selection if evaluation or self.fit_selection is None else self.fit_selection)
         return load_sample(
-            self._files(section), features, self.cuts(), tree=section.tree, schema_name=section.schema_name, weights=section.weights
+            self._files(section), features, cuts, tree=section.tree, schema_name=section.schema_name, weights=section.weights
         )
 
     def _files(self, section: SampleSection) -> list[str]:
         return [str(self.folder / file) for file in section.files]
+
+
+def _cuts(section: SelectionSection | None) -> Selection | None:
+    """The selection that a section describes, if there is one."""
+    if section is None:
+        return None
+    return Selection.named(section.name) if section.name is not None else Selection.from_dict({"cuts": section.cuts})
 
 
 @dataclass(frozen=True)

@@ -242,7 +242,7 @@ def test_info_names_ops_backends_and_versions(run: Run) -> None:
     assert code == 0
     found = json.loads(said)
     assert {"op", "backend", "available", "reason"} == set(found["kernels"][0])
-    assert any(row["op"] == "mmd" and row["backend"] == "cpp" and row["available"] for row in found["kernels"])
+    assert any(row["op"] == "mmd2" and row["backend"] == "cpp" and row["available"] for row in found["kernels"])
     assert found["versions"]["torch"]
     code, said, _ = run("info")
     assert code == 0

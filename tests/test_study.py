@@ -31,17 +31,19 @@ def test_a_minimal_study_has_the_defaults_of_the_estimator(tmp_path: Path) -> No
     assert model.features.outputs == ("x", "y")
     assert model.schema == "flat"
     assert plan.out == tmp_path / "out"
-    assert plan.cuts() is None
+    assert model.selection is None
     assert plan.seed == 1
 
 
 def test_selection_by_name_or_by_cuts(tmp_path: Path) -> None:
-    named = study(tmp_path, GOOD + '[selection]\nname = "diphoton"').cuts()
-    own = study(tmp_path, GOOD + '[selection]\ncuts = [{expression = "x", minimum = 1}]').cuts()
-    assert named is not None
-    assert own is not None
-    assert len(named) == 6
-    assert own.cuts[0].label == "x >= 1"
+    named = study(tmp_path, GOOD + '[selection]\nname = "diphoton"').estimator()
+    own = study(tmp_path, GOOD + '[fit_selection]\ncuts = [{expression = "x", minimum = 1}]').estimator()
+    assert named.selection is not None
+    assert named.fit_selection == named.selection
+    assert len(named.selection) == 6
+    assert own.selection is None
+    assert own.fit_selection is not None
+    assert own.fit_selection.cuts[0].label == "x >= 1"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -17,6 +18,7 @@ from hepgen.estimators.energies import energy_columns, follow_energies
 from hepgen.estimators.model_file import write_model
 from hepgen.events import Features, Selection
 from hepgen.events import identity as identity_of
+from hepgen.events import schema as schema_named
 from hepgen.kernels import philox
 
 if TYPE_CHECKING:
@@ -111,8 +113,10 @@ class SimToData:
     schema
         Name of the schema of the files, remembered with the model; see `hepgen.events.schema`.
     selection
-        Cuts that fitted and transformed events should pass. Events to fit are cut; transformed events are counted and,
-        with `outside`, dealt with.
+        Cuts that transformed events should pass; `outside` says what happens to those that do not.
+    fit_selection
+        Cuts on the events to fit, `selection` by default. A flow blurs an edge that is not along a column, such as that of a mass
+        cut; fitted without that cut, and drawn again outside it (``outside="reject"``), it has the edge exactly.
     outside
         What happens to a transformed event that fails `selection`: "keep" it, "clip" it to the range of the data that was
         fitted (column by column), or "reject" the draw and take another (up to 20 times).
@@ -129,6 +133,7 @@ class SimToData:
         *,
         schema: str | None = None,
         selection: Selection | None = None,
+        fit_selection: Selection | None = None,
         outside: Literal["keep", "clip", "reject"] = "keep",
         scaler: Any = None,
         **settings: Any,
@@ -144,6 +149,7 @@ class SimToData:
             raise UsageError("SimToData needs at least one path to transform: the features hold computed columns only")
         settings["hidden"] = tuple(settings.get("hidden", FlowSettings.hidden))
         self.features, self.loss, self.schema, self.selection, self.outside = features, loss, schema, selection, outside
+        self.fit_selection = fit_selection if fit_selection is not None else selection
         self.settings = FlowSettings(**settings)
         self.coordinates = Coordinates(features, scaler, relative_angles=self.settings.relative_angles)
         self.flow: MAF | None = None
@@ -237,6 +243,7 @@ class SimToData:
             checkpoint = folder / f"{loss}.checkpoint" if folder is not None else None
             record = train(objective, samples, stage, checkpoint=checkpoint, title=f"{loss} fit", progress=progress)
             self.record["stages"].append({"loss": loss, "plan": asdict(stage), **objective.about(), **record.to_dict()})
+        self.record = json.loads(json.dumps(self.record))  # as it will be read back: lists, no tuples
         self.flow = flow.eval()
 
     def _rows(self, events: Any, weights: ArrayLike | None, name: str) -> tuple[Matrix, Matrix | None]:
@@ -250,8 +257,8 @@ class SimToData:
                 bad = np.flatnonzero(~np.isfinite(kept))
                 raise InputError(f"{name}_weights holds {len(bad)} values that are not finite, the first at event {bad[0]}")
             kept = kept[mask]
-        if self.selection is not None:
-            passed = np.asarray(self.selection.mask(events))[mask]
+        if self.fit_selection is not None:
+            passed = np.asarray(self.fit_selection.mask(events))[mask]
             matrix, kept = matrix[passed], None if kept is None else kept[passed]
         if not len(matrix):
             raise InputError(f"no event of {name} has the objects and passes the selection: nothing can be fitted")
@@ -315,8 +322,9 @@ class SimToData:
         Parameters
         ----------
         events
-            Awkward array in GeV and rad. An event without the objects passes through untouched. An object whose pt or eta is
-            transformed and which has a field E keeps its mass: E follows.
+            Awkward array: records in GeV and rad, or the branches of a file of the model's schema as they are. An event without
+            the objects passes through untouched. An object whose pt or eta is transformed and which has a field E keeps its
+            mass: E follows.
         seed
             Noise seed; the one of the fit where None.
         identity
@@ -344,10 +352,24 @@ class SimToData:
         entry_start: int = 0,
     ) -> tuple[Any, NDArray[np.bool_]]:
         """`transform`, and which events (n,) held the objects; errors count entries from `entry_start`."""
+        branches = self._branches(events)
+        if branches:
+            view = schema_named(self.schema or "flat")
+            keys = self._identity(events, identity)
+            records = view.view(events, columns=branches)
+            moved, mask = self.transform_counted(records, seed=seed, identity=keys, invalid=invalid, entry_start=entry_start)
+            return view.unview(events, moved, branches), mask
         matrix, mask = self.features.to_matrix(events, invalid=invalid, entry_start=entry_start)
         keys = self._identity(events, identity)[mask]
         moved = self.features.from_matrix(events, self.transform_matrix(matrix, keys, seed=seed), mask)
         return follow_energies(self.features, events, moved), mask
+
+    def _branches(self, events: Any) -> list[str]:
+        """The branches to see as records, where events are as a file of the model's schema has them: in its units, not in GeV."""
+        names = getattr(events, "fields", [])
+        if self.schema in {None, "flat"} or any(events[name].fields for name in names):
+            return []
+        return schema_named(self.schema).branches(self.columns(names), names)
 
     def columns(self, available: Iterable[str]) -> set[str]:
         """Names of the columns that `transform` reads or writes, identity apart, of those a file or array has."""
@@ -425,6 +447,7 @@ class SimToData:
             "loss": self.loss,
             "schema": self.schema,
             "selection": None if self.selection is None else self.selection.to_dict(),
+            "fit_selection": None if self.fit_selection is None else self.fit_selection.to_dict(),
             "outside": self.outside,
             "settings": asdict(self.settings),
             "coordinates": self.coordinates.to_dict(),
@@ -439,12 +462,12 @@ class SimToData:
         """The model that `save` wrote, from its document and arrays."""
         import torch
 
-        selection = document["selection"]
+        cuts = {name: document[name] for name in ("selection", "fit_selection")}
         model = cls(
             Features.from_dict(document["features"]),
             document["loss"],
             schema=document["schema"],
-            selection=None if selection is None else Selection.from_dict(selection),
+            **{name: None if content is None else Selection.from_dict(content) for name, content in cuts.items()},
             outside=document["outside"],
             **document["settings"],
         )

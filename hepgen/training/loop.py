@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from hepgen.errors import FitInterrupted, InputError, UsageError
 from hepgen.optim import power_decay
+from hepgen.progress import progress_bar
 from hepgen.training.checkpoint import load_checkpoint, save_checkpoint
 from hepgen.training.interrupts import deferred_interrupt
-from hepgen.training.progress import progress_bar
 from hepgen.training.record import Record
 from hepgen.training.samples import Batch, BatchOrder, Sample, fingerprint, mix_seed
 

@@ -87,6 +87,19 @@ def test_an_event_does_not_see_its_neighbours(fitted: SimToData) -> None:
     assert not np.allclose(ak.flatten(other.photon.pt), ak.flatten(whole.photon.pt))
 
 
+def test_branches_of_the_schema_are_taken_in_their_own_units(fitted: SimToData, tmp_path: Path) -> None:
+    model = hepgen.load(fitted.save(tmp_path / "m.hepgen"))
+    model.schema = "atlas-open-data"
+    events = photons(300, 12, third=True)
+    raw = ak.Array({"runNumber": events.runNumber, "eventNumber": events.eventNumber, "photon_n": ak.num(events.photon)})
+    for name, unit in (("pt", 1000), ("eta", 1), ("phi", 1)):
+        raw[f"photon_{name}"] = events.photon[name] * np.float32(unit)
+    moved, expected = model.transform(raw), fitted.transform(events)
+    assert moved.fields == raw.fields
+    assert np.allclose(ak.flatten(moved.photon_pt), 1000 * ak.flatten(expected.photon.pt), rtol=1e-5)
+    assert np.allclose(ak.flatten(moved.photon_eta), ak.flatten(expected.photon.eta), rtol=1e-4, atol=1e-5)
+
+
 def test_save_and_load_give_the_same_events(fitted: SimToData, tmp_path: Path) -> None:
     path = fitted.save(tmp_path / "m.hepgen")
     again = hepgen.load(path)

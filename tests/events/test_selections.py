@@ -133,7 +133,7 @@ def test_wrong_cuts_and_names_are_refused() -> None:
         Cut("x", intervals=[])
     with pytest.raises(UsageError, match="there is no selection 'dijet'; there are diphoton"):
         Selection.named("dijet")
-    assert Selection.names() == ("diphoton",)
+    assert Selection.names() == ("diphoton", "diphoton-any-mass")
     with pytest.raises(InputError, match="column 'x' is not in the events"):
         Selection([Cut("x", 1)]).mask(ak.Array({"y": [1.0]}))
     for data in ({}, {"cuts": [{"expression": "x"}]}, {"cuts": [{"expression": "x", "above": 1}]}):
