@@ -120,8 +120,9 @@ class Study(_Section):
     def estimator(self) -> SimToData:
         """The estimator that the study describes, not fitted."""
         columns = Features(self.features.paths, computed=self.features.computed)
-        cuts = {"selection": _cuts(self.selection), "fit_selection": _cuts(self.fit_selection)}
-        return SimToData(columns, schema=self.schema_of_sim(), **cuts, **self.model)
+        return SimToData(
+            columns, schema=self.schema_of_sim(), selection=_cuts(self.selection), fit_selection=_cuts(self.fit_selection), **self.model
+        )
 
     def schema_of_sim(self) -> str:
         """Name of the schema of the simulation, as given or as detected."""

@@ -1,7 +1,7 @@
 """The four losses of the sim-to-data paper side by side on the diphoton stand-in: its Table 1, chi2 and classifier AUC.
 
     hepgen samples make diphoton --events 400000 --seed 1 --out studies/diphoton
-    hepgen samples make diphoton --events 200000 --seed 2 --out studies/diphoton-independent
+    hepgen samples make diphoton --events 100000 --seed 2 --out studies/diphoton-independent
     python benchmarks/studies/sim_to_data.py --fit studies/diphoton --evaluate studies/diphoton-independent --out studies/sim-to-data
 
 The log-loss fit is the common start: the other three go on from it (a warm start, said in the table). Stopped, the same

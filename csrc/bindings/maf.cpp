@@ -126,7 +126,7 @@ py::tuple apply(bool inverse, const Strided<T>& in, const Strided<T>& context, c
     check_rows(in, n, flow.shape.features, "events");
     check_rows(context, n, flow.shape.context, "context");
     Array<T> out({n, py::ssize_t(flow.shape.features)}), log_det(n);
-    Array<T> states(record ? py::ssize_t(maf_record_size(flow.shape, n)) : 0);
+    Array<T> states(record ? py::ssize_t(maf_record_size(flow.shape, n, sizeof(T))) : 0);
     T *to = out.mutable_data(), *to_log_det = log_det.mutable_data(), *to_states = record ? states.mutable_data() : nullptr;
     {
         py::gil_scoped_release release;
@@ -146,7 +146,7 @@ py::tuple backward(bool inverse, const Strided<T>& out_gradient, const Strided<T
     const py::ssize_t n = context.shape(0);
     check_rows(out_gradient, n, flow.shape.features, "the gradient");
     require(log_det_gradient.ndim() == 1 && log_det_gradient.shape(0) == n, "the gradient of log_det must hold one value per row");
-    require(record.size() == py::ssize_t(maf_record_size(flow.shape, n)), "the record belongs to another call");
+    require(record.size() == py::ssize_t(maf_record_size(flow.shape, n, sizeof(T))), "the record belongs to another call");
     Array<T> in_gradient({wanted & 1 ? n : 0, py::ssize_t(flow.shape.features)});
     Array<T> context_gradient({wanted & 2 ? n : 0, py::ssize_t(flow.shape.context)});
     Array<T> flat(wanted & 4 ? flow.size() : 0);

@@ -20,15 +20,16 @@ PlanMaker::PlanMaker(const MafShape& shape, PlanKind kind, int lanes, int most_r
     plan.hidden_layers = int(shape.hidden.size());
     plan.activation = shape.activation;
     plan.bound = shape.bound;
-    plan.widths.push_back(shape.context + shape.features);
+    widths_.push_back(shape.context + shape.features);
     for (int width : shape.hidden) {
-        plan.widths.push_back(width);
+        widths_.push_back(width);
         stops_.push_back(unit_stops(width, shape.features, shape.context));
     }
-    plan.widths.push_back(kMapOutputs * shape.features);
+    widths_.push_back(kMapOutputs * shape.features);
+    plan.widths = widths_.data();
     for (int layer = 1; layer <= plan.hidden_layers + 1; ++layer) {
-        std::vector<int> seen(plan.widths[layer]);
-        for (int unit = 0, degree = 0; unit < plan.widths[layer]; ++unit) {
+        std::vector<int> seen(widths_[layer]);
+        for (int unit = 0, degree = 0; unit < widths_[layer]; ++unit) {
             while (unit >= stop(layer, degree)) ++degree;
             seen[unit] = layer == 1 ? shape.context + degree : stop(layer - 1, degree);
         }
@@ -60,9 +61,10 @@ std::vector<int> PlanMaker::boundaries(bool by_column) const {
 }
 
 // Rows [begin, end), each summing over [from, to), in panels of nearly equal height.
-void PlanMaker::add_panels(std::vector<Panel>& panels, int begin, int end, int from, int to, bool biased) {
+Panels PlanMaker::panels(int begin, int end, int from, int to, bool biased) {
     const int rows = end - begin;
     const int count = (rows + most_rows_ - 1) / most_rows_;
+    std::vector<Panel>& made = panels_.emplace_back();
     for (int i = 0; i < count; ++i) {
         const int first = begin + rows * i / count;
         Panel p{first, begin + rows * (i + 1) / count - first, from, to - from, plan.packed_size, kNoBias, plan.sums_size};
@@ -72,48 +74,53 @@ void PlanMaker::add_panels(std::vector<Panel>& panels, int begin, int end, int f
             plan.packed_size += p.count;
             plan.sums_size += std::size_t((p.length + lanes_ - 1) / lanes_) * lanes_ * p.count;
         }
-        panels.push_back(p);
+        made.push_back(p);
     }
+    return {made.data(), count};
 }
 
 void PlanMaker::make_steps(bool by_column) {
     int begin = 0;
     for (int end : boundaries(by_column)) {
-        Step step{begin, end, {}};
+        std::vector<Part>& parts = parts_.emplace_back();
         for (int layer = 1; layer <= plan.hidden_layers + 1; ++layer) {
-            Step::Part part{stop(layer, begin - 1), stop(layer, end - 1), {}};
+            const int first = stop(layer, begin - 1), last = stop(layer, end - 1);
             const int seen = layer == 1 ? plan.context + end - 1 : stop(layer - 1, end - 1);
-            add_panels(part.panels, part.begin, part.end, 0, seen, true);
-            step.layers.push_back(part);
+            parts.push_back({first, last, panels(first, last, 0, seen, true)});
         }
-        plan.steps.push_back(step);
+        steps_.push_back({begin, end, parts.data()});
         begin = end;
     }
-    for (int width : plan.widths) {
-        plan.bias_sums.push_back(plan.sums_size);
+    for (int width : widths_) {
+        bias_sums_.push_back(plan.sums_size);
         plan.sums_size += std::size_t(width) * lanes_;
     }
+    plan.steps = steps_.data();
+    plan.step_count = int(steps_.size());
+    plan.bias_sums = bias_sums_.data();
 }
 
 void PlanMaker::make_adjoint(bool by_column) {
     int begin = 0;
     for (int end : boundaries(by_column)) {
-        Step step{begin, end, {}};
+        std::vector<Part>& parts = parts_.emplace_back();
         for (int layer = 1; layer <= plan.hidden_layers; ++layer) {
-            Step::Part part{stop(layer, begin - 1), stop(layer, end - 1), {}};
-            add_panels(part.panels, part.begin, part.end, stop(layer + 1, begin - 1), plan.widths[layer + 1], false);
-            step.layers.push_back(part);
+            const int first = stop(layer, begin - 1), last = stop(layer, end - 1);
+            parts.push_back({first, last, panels(first, last, stop(layer + 1, begin - 1), widths_[layer + 1], false)});
         }
-        plan.adjoint.push_back(step);
+        adjoint_.push_back({begin, end, parts.data()});
         begin = end;
     }
-    const int units = plan.widths[1], together = by_column ? 1 : most_rows_;
+    const int together = by_column ? 1 : most_rows_;
     for (begin = 0; begin < plan.features; begin += together) {
-        if (by_column || plan.adjoint_inputs.empty()) plan.adjoint_inputs.emplace_back();
         const int end = std::min(begin + together, plan.features);
-        add_panels(plan.adjoint_inputs.back(), plan.context + begin, plan.context + end, stop(1, begin), units, false);
+        adjoint_inputs_.push_back(panels(plan.context + begin, plan.context + end, stop(1, begin), widths_[1], false));
     }
-    add_panels(plan.adjoint_context, 0, plan.context, 0, units, false);
+    plan.adjoint = adjoint_.data();
+    plan.adjoint_count = int(adjoint_.size());
+    plan.adjoint_inputs = adjoint_inputs_.data();
+    plan.adjoint_input_count = int(adjoint_inputs_.size());
+    plan.adjoint_context = panels(0, plan.context, 0, widths_[1], false);
 }
 
 void PlanMaker::lay_out_scratch(bool backward) {
@@ -121,10 +128,28 @@ void PlanMaker::lay_out_scratch(bool backward) {
         offsets.push_back(plan.scratch_size);
         plan.scratch_size += rows * kTileEvents;
     };
-    for (int width : plan.widths) take(plan.values, width);
-    if (!backward) return;
-    for (int width : plan.widths) take(plan.adjoints, width);
-    for (int width : plan.widths) take(plan.transposed, (width + kMostLanes - 1) / kMostLanes * kMostLanes);
+    for (int width : widths_) take(values_, width);
+    plan.values_size = plan.scratch_size;
+    for (int width : widths_) {
+        if (backward) take(adjoints_, width);
+    }
+    for (int width : widths_) {
+        if (backward) take(transposed_, (width + kMostLanes - 1) / kMostLanes * kMostLanes);
+    }
+    plan.values = values_.data();
+    plan.adjoints = adjoints_.data();
+    plan.transposed = transposed_.data();
+}
+
+// body(panel, layer) for the values' panels.
+template <class Body>
+void PlanMaker::for_each_panel(const Body& body) const {
+    for (const Step& step : steps_) {
+        for (int layer = 1; layer <= plan.hidden_layers + 1; ++layer) {
+            const Panels& panels = step.layers[layer - 1].panels;
+            for (int i = 0; i < panels.count; ++i) body(panels.first[i], layer);
+        }
+    }
 }
 
 namespace {
@@ -148,39 +173,31 @@ template <class T>
 void PlanMaker::pack(const MafBlock<const T>& block, T* packed) const {
     const std::vector<T> first = joined_first_layer(plan, block);
     auto matrix = [&](int layer) { return layer == 1 ? first.data() : block.weights[layer - 1]; };
-    auto pack_panels = [&](const std::vector<Panel>& panels, int layer) {
-        const int width = plan.widths[layer - 1];
-        for (const Panel& p : panels) {
-            for (int r = 0; r < p.count; ++r) {
-                const int unit = p.first + r, seen = std::min(prefix[layer - 1][unit], p.length);
-                const T* row = matrix(layer) + std::size_t(unit) * width;
-                T* to = packed + p.weights + r;
-                for (int k = 0; k < seen; ++k) to[k * p.count] = row[k];
-                for (int k = seen; k < p.length; ++k) to[k * p.count] = T(0);
-                packed[p.bias + r] = block.biases[layer - 1][unit];
+    for_each_panel([&](const Panel& p, int layer) {
+        for (int r = 0; r < p.count; ++r) {
+            const int unit = p.first + r, seen = std::min(prefix[layer - 1][unit], p.length);
+            const T* row = matrix(layer) + std::size_t(unit) * widths_[layer - 1];
+            T* to = packed + p.weights + r;
+            for (int k = 0; k < seen; ++k) to[k * p.count] = row[k];
+            for (int k = seen; k < p.length; ++k) to[k * p.count] = T(0);
+            packed[p.bias + r] = block.biases[layer - 1][unit];
+        }
+    });
+    auto pack_transposed = [&](const Panels& panels, int layer) {
+        for (const Panel* p = panels.first; p != panels.first + panels.count; ++p) {
+            T* to = packed + p->weights;
+            for (int unit = p->from; unit < p->from + p->length; ++unit, to += p->count) {
+                const T* row = matrix(layer) + std::size_t(unit) * widths_[layer - 1] + p->first;
+                const int seen = std::clamp(prefix[layer - 1][unit] - p->first, 0, p->count);
+                std::copy_n(row, seen, to);
+                std::fill(to + seen, to + p->count, T(0));
             }
         }
     };
-    auto pack_transposed = [&](const std::vector<Panel>& panels, int layer) {
-        const int width = plan.widths[layer - 1];
-        for (const Panel& p : panels) {
-            T* to = packed + p.weights;
-            for (int unit = p.from; unit < p.from + p.length; ++unit, to += p.count) {
-                const T* row = matrix(layer) + std::size_t(unit) * width + p.first;
-                const int seen = std::clamp(prefix[layer - 1][unit] - p.first, 0, p.count);
-                for (int r = 0; r < p.count; ++r) to[r] = r < seen ? row[r] : T(0);
-            }
-        }
-    };
-    for (const Step& step : plan.steps) {
-        for (int layer = 1; layer <= plan.hidden_layers + 1; ++layer) pack_panels(step.layers[layer - 1].panels, layer);
+    for (const Step& step : adjoint_) {
+        for (int layer = 1; layer <= plan.hidden_layers; ++layer) pack_transposed(step.layers[layer - 1].panels, layer + 1);
     }
-    for (const Step& step : plan.adjoint) {
-        for (int layer = 1; layer <= plan.hidden_layers; ++layer) {
-            pack_transposed(step.layers[layer - 1].panels, layer + 1);
-        }
-    }
-    for (const auto& panels : plan.adjoint_inputs) pack_transposed(panels, 1);
+    for (const Panels& panels : adjoint_inputs_) pack_transposed(panels, 1);
     pack_transposed(plan.adjoint_context, 1);
 }
 
@@ -190,27 +207,23 @@ void PlanMaker::unpack_sums(T* sums, std::size_t groups, std::size_t stride, con
         const T* more = sums + g * stride;
         for (std::size_t i = 0; i < plan.sums_size; ++i) sums[i] += more[i];
     }
-    std::vector<T> row(*std::max_element(plan.widths.begin(), plan.widths.end()) + std::size_t(lanes_));
-    for (const Step& step : plan.steps) {
-        for (int layer = 1; layer <= plan.hidden_layers + 1; ++layer) {
-            const std::size_t width = plan.widths[layer - 1];
-            const std::size_t context = layer == 1 ? plan.context : 0;  // inputs of the first layer begin with it
-            for (const Panel& p : step.layers[layer - 1].panels) {
-                for (int r = 0; r < p.count; ++r) {
-                    const std::size_t unit = p.first + r, seen = prefix[layer - 1][unit];
-                    const T* from = sums + p.sums + r * lanes_;
-                    for (std::size_t k = 0; k < seen; k += lanes_, from += p.count * lanes_) {
-                        std::copy(from, from + lanes_, row.data() + k);
-                    }
-                    std::fill(row.begin() + seen, row.end(), T(0));
-                    if (context) std::copy_n(row.data(), context, gradients.context_weight + unit * context);
-                    std::copy_n(row.data() + context, width - context, gradients.weights[layer - 1] + unit * (width - context));
-                    const T* lane = sums + plan.bias_sums[layer] + unit * lanes_;
-                    gradients.biases[layer - 1][unit] = std::accumulate(lane, lane + lanes_, T(0));
-                }
+    std::vector<T> row(*std::max_element(widths_.begin(), widths_.end()) + std::size_t(lanes_));
+    for_each_panel([&](const Panel& p, int layer) {
+        const std::size_t width = widths_[layer - 1];
+        const std::size_t context = layer == 1 ? plan.context : 0;  // inputs of the first layer begin with it
+        for (int r = 0; r < p.count; ++r) {
+            const std::size_t unit = p.first + r, seen = prefix[layer - 1][unit];
+            const T* from = sums + p.sums + r * lanes_;
+            for (std::size_t k = 0; k < seen; k += lanes_, from += p.count * lanes_) {
+                std::copy_n(from, lanes_, row.data() + k);
             }
+            std::fill(row.begin() + seen, row.end(), T(0));
+            if (context) std::copy_n(row.data(), context, gradients.context_weight + unit * context);
+            std::copy_n(row.data() + context, width - context, gradients.weights[layer - 1] + unit * (width - context));
+            const T* lane = sums + plan.bias_sums[layer] + unit * lanes_;
+            gradients.biases[layer - 1][unit] = std::accumulate(lane, lane + lanes_, T(0));
         }
-    }
+    });
 }
 
 template void PlanMaker::pack(const MafBlock<const float>&, float*) const;

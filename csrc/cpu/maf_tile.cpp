@@ -7,55 +7,34 @@
 namespace hepgen::HEPGEN_ISA {
 namespace {
 
-template <class T>
-HEPGEN_INLINE Vec<T> activated(Activation kind, Vec<T> x) {
-    if (kind == Activation::relu) return not_below<T>(T(0), x);
-    if (kind == Activation::tanh) return tanh<T>(x);
-    return x > T(0) ? x : expm1_nonpositive<T>(not_above<T>(T(0), x));
-}
-
-// From the activated value, as torch has it: relu'(0) = 0.
-template <class T>
-HEPGEN_INLINE Vec<T> activation_slope(Activation kind, Vec<T> y) {
-    if (kind == Activation::relu) return y <= T(0) ? Vec<T>{} : broadcast<T>(T(1));
-    if (kind == Activation::tanh) return T(1) - y * y;
-    return y > T(0) ? broadcast<T>(T(1)) : y + T(1);
-}
-
-template <class T, Activation Kind>
+// tanh and elu take a pass of their own; relu happens in the panels.
+template <class T, bool Tanh>
 void activate_as(T* x, int count) {
-    for (int i = 0; i < count; i += Lanes<T>::width) store(x + i, activated<T>(Kind, load(x + i)));
+    for (int i = 0; i < count; i += Lanes<T>::width) {
+        const Vec<T> v = load(x + i);
+        if constexpr (Tanh) store(x + i, tanh<T>(v));
+        if constexpr (!Tanh) store(x + i, v > T(0) ? v : expm1_nonpositive<T>(not_above<T>(T(0), v)));
+    }
 }
 
-template <class T, Activation Kind>
+// The slope from the activated value y: 1 - y^2 for tanh, y + 1 for elu below 0.
+template <class T, bool Tanh>
 void multiply_slope_as(T* g, const T* y, int count) {
     for (int i = 0; i < count; i += Lanes<T>::width) {
-        store(g + i, load(g + i) * activation_slope<T>(Kind, load(y + i)));
+        const Vec<T> v = load(y + i);
+        if constexpr (Tanh) store(g + i, load(g + i) * (T(1) - v * v));
+        if constexpr (!Tanh) store(g + i, load(g + i) * (v > T(0) ? broadcast<T>(T(1)) : v + T(1)));
     }
 }
 
 template <class T>
 void activate(Activation kind, T* x, int count) {
-    switch (kind) {
-        case Activation::relu:
-            return activate_as<T, Activation::relu>(x, count);
-        case Activation::tanh:
-            return activate_as<T, Activation::tanh>(x, count);
-        case Activation::elu:
-            return activate_as<T, Activation::elu>(x, count);
-    }
+    kind == Activation::tanh ? activate_as<T, true>(x, count) : activate_as<T, false>(x, count);
 }
 
 template <class T>
 void multiply_slope(Activation kind, T* g, const T* y, int count) {
-    switch (kind) {
-        case Activation::relu:
-            return multiply_slope_as<T, Activation::relu>(g, y, count);
-        case Activation::tanh:
-            return multiply_slope_as<T, Activation::tanh>(g, y, count);
-        case Activation::elu:
-            return multiply_slope_as<T, Activation::elu>(g, y, count);
-    }
+    kind == Activation::tanh ? multiply_slope_as<T, true>(g, y, count) : multiply_slope_as<T, false>(g, y, count);
 }
 
 // A part of the tile as wide as a panel, with the pieces of the scratch that belong to it.
@@ -67,8 +46,8 @@ class Strip {
 
     Strip(const MafTile<T>& tile, int index) : t(tile), plan(*tile.plan), outputs(plan.hidden_layers + 1), index_(index) {}
 
-    T* values(int layer) const { return piece(plan.values[layer], plan.widths[layer]); }
-    T* adjoints(int layer) const { return piece(plan.adjoints[layer], plan.widths[layer]); }
+    T* values(int layer) const { return piece(t.values + plan.values[layer], plan.widths[layer]); }
+    T* adjoints(int layer) const { return piece(t.scratch + plan.adjoints[layer], plan.widths[layer]); }
     std::size_t column(int j) const { return t.order[j] * t.stride + index_ * events; }
 
     void load_context() const {
@@ -79,20 +58,32 @@ class Strip {
         for (int j = 0; j < plan.features; ++j) copy(t.data + column(j), values(0) + (plan.context + j) * events);
     }
 
+    // From the data side, where they are not known already.
+    void compute_all() const {
+        if (t.known) return;
+        load_context();
+        load_columns();
+        for (int i = 0; i < plan.step_count; ++i) compute(plan.steps[i]);
+    }
+
     void compute(const Step& step) const {
         for (int layer = 1; layer <= outputs; ++layer) {
-            const Step::Part& part = step.layers[layer - 1];
-            multiply(part.panels, values(layer - 1), values(layer));
-            if (layer < outputs) {
+            const Part& part = step.layers[layer - 1];
+            const bool rectify = layer < outputs && plan.activation == Activation::relu;
+            multiply(part.panels, values(layer - 1), values(layer), rectify ? Finish::rectify : Finish::plain);
+            if (layer < outputs && !rectify) {
                 activate<T>(plan.activation, values(layer) + part.begin * events, (part.end - part.begin) * events);
             }
         }
     }
 
-    void multiply(const std::vector<Panel>& panels, const T* in, T* out) const {
-        for (const Panel& p : panels) {
-            kPanels<T>.multiply[p.count - 1](t.packed + p.weights, p.bias == kNoBias ? nullptr : t.packed + p.bias,
-                                            in + p.from * events, p.length, out + p.first * events);
+    void multiply(const Panels& panels, const T* in, T* out, Finish finish = Finish::plain, const T* active = nullptr) const {
+        for (int i = 0; i < panels.count; ++i) {
+            const Panel& p = panels.first[i];
+            const std::size_t at = p.first * events;
+            const auto multiply_panel = kPanels<T>.multiply[static_cast<int>(finish)][p.count - 1];
+            multiply_panel(t.packed + p.weights, p.bias == kNoBias ? nullptr : t.packed + p.bias, in + p.from * events,
+                           p.length, out + at, active ? active + at : out + at);
         }
     }
 
@@ -107,7 +98,11 @@ class Strip {
 
     void hidden_adjoint(const Step& step) const {
         for (int layer = plan.hidden_layers; layer >= 1; --layer) {
-            const Step::Part& part = step.layers[layer - 1];
+            const Part& part = step.layers[layer - 1];
+            if (plan.activation == Activation::relu) {
+                multiply(part.panels, adjoints(layer + 1), adjoints(layer), Finish::where_active, values(layer));
+                continue;
+            }
             multiply(part.panels, adjoints(layer + 1), adjoints(layer));
             multiply_slope<T>(plan.activation, adjoints(layer) + part.begin * events,
                               values(layer) + part.begin * events, (part.end - part.begin) * events);
@@ -161,7 +156,7 @@ class Strip {
     const int outputs;
 
   private:
-    T* piece(std::size_t offset, int rows) const { return t.scratch + offset + std::size_t(index_) * rows * events; }
+    T* piece(T* whole, int rows) const { return whole + std::size_t(index_) * rows * events; }
 
     static void copy(const T* from, T* to) {
         for (int e = 0; e < events; e += Lanes<T>::width) store(to + e, load(from + e));
@@ -174,9 +169,7 @@ template <class T>
 void forward(const MafTile<T>& t) {
     for (int i = 0; i < Strip<T>::count; ++i) {
         const Strip<T> strip(t, i);
-        strip.load_context();
-        strip.load_columns();
-        for (const Step& step : t.plan->steps) strip.compute(step);
+        strip.compute_all();
         Vec<T> log_det[kPanelVectors] = {};
         for (int j = 0; j < t.plan->features; ++j) {
             const T* x = strip.values(0) + (t.plan->context + j) * strip.events;
@@ -196,9 +189,8 @@ void inverse(const MafTile<T>& t) {
         const Strip<T> strip(t, i);
         strip.load_context();
         Vec<T> log_det[kPanelVectors] = {};
-        for (const Step& step : t.plan->steps) {
-            const int j = step.begin;
-            strip.compute(step);
+        for (int j = 0; j < t.plan->features; ++j) {
+            strip.compute(t.plan->steps[j]);
             T* x = strip.values(0) + (t.plan->context + j) * strip.events;
             strip.with_map(j, [&](const AffineMap<T>& map, int e) {
                 Vec<T> change;
@@ -212,43 +204,46 @@ void inverse(const MafTile<T>& t) {
     }
 }
 
-// Gradients of weights and biases, summed over the tile's events.
+// sums (+)= adjoints of a panel's units times what they saw, over the tile's events.
 template <class T>
-void add_weight_gradients(const MafTile<T>& t) {
+void add_panel_gradients(const MafTile<T>& t, const Panel& p, int layer) {
     using S = Strip<T>;
     constexpr int lanes = Lanes<T>::width;
-    const MafPlan& plan = *t.plan;
-    const std::size_t vector_stride = kTileEvents * lanes;
-    for (int layer = 1; layer <= plan.hidden_layers + 1; ++layer) {
-        const T* adjoints = t.scratch + plan.adjoints[layer];
-        const T* seen = t.scratch + plan.transposed[layer - 1];
-        const std::size_t strip_stride = std::size_t(plan.widths[layer]) * S::events;
-        for (const Step& step : plan.steps) {
-            for (const Panel& p : step.layers[layer - 1].panels) {
-                const T* a = adjoints + p.first * S::events;
-                const int vectors = (p.length + lanes - 1) / lanes;
-                T* sums = t.sums + p.sums;
-                int v = 0;
-                for (; v + 2 <= vectors; v += 2) {
-                    kPanels<T>.outer2[p.count - 1](a, strip_stride, seen + v * vector_stride, vector_stride, S::count,
-                                                  t.first, sums + v * p.count * lanes);
-                }
-                if (v < vectors) {
-                    kPanels<T>.outer1[p.count - 1](a, strip_stride, seen + v * vector_stride, vector_stride, S::count,
-                                                  t.first, sums + v * p.count * lanes);
-                }
-            }
+    const std::size_t vector_stride = kTileEvents * lanes, strip_stride = std::size_t(t.plan->widths[layer]) * S::events;
+    const T* adjoints = t.scratch + t.plan->adjoints[layer] + p.first * S::events;
+    const T* seen = t.scratch + t.plan->transposed[layer - 1];
+    T* sums = t.sums + p.sums;
+    int left = (p.length + lanes - 1) / lanes;
+    for (; left >= 2; left -= 2, seen += 2 * vector_stride, sums += 2 * p.count * lanes) {
+        kPanels<T>.outer2[p.count - 1](adjoints, strip_stride, seen, vector_stride, S::count, t.first, sums);
+    }
+    if (left) kPanels<T>.outer1[p.count - 1](adjoints, strip_stride, seen, vector_stride, S::count, t.first, sums);
+}
+
+template <class T>
+void add_bias_gradients(const MafTile<T>& t, int layer) {
+    using S = Strip<T>;
+    constexpr int lanes = Lanes<T>::width;
+    const int units = t.plan->widths[layer];
+    for (int unit = 0; unit < units; ++unit) {
+        const T* adjoints = t.scratch + t.plan->adjoints[layer] + unit * S::events;
+        T* sums = t.sums + t.plan->bias_sums[layer] + unit * lanes;
+        Vec<T> total = t.first ? Vec<T>{} : load(sums);
+        for (int i = 0; i < S::count; ++i, adjoints += units * S::events) {
+            for (int v = 0; v < kPanelVectors; ++v) total += load(adjoints + v * lanes);
         }
-        for (int unit = 0; unit < plan.widths[layer]; ++unit) {
-            T* sums = t.sums + plan.bias_sums[layer] + unit * lanes;
-            Vec<T> total = t.first ? Vec<T>{} : load(sums);
-            for (int i = 0; i < S::count; ++i) {
-                for (int v = 0; v < kPanelVectors; ++v) {
-                    total += load(adjoints + i * strip_stride + unit * S::events + v * lanes);
-                }
-            }
-            store(sums, total);
+        store(sums, total);
+    }
+}
+
+template <class T>
+void add_weight_gradients(const MafTile<T>& t) {
+    for (int layer = 1; layer <= t.plan->hidden_layers + 1; ++layer) {
+        for (int step = 0; step < t.plan->step_count; ++step) {
+            const Panels& panels = t.plan->steps[step].layers[layer - 1].panels;
+            for (int i = 0; i < panels.count; ++i) add_panel_gradients(t, panels.first[i], layer);
         }
+        add_bias_gradients(t, layer);
     }
 }
 
@@ -257,9 +252,7 @@ void forward_backward(const MafTile<T>& t) {
     for (int i = 0; i < Strip<T>::count; ++i) {
         const Strip<T> strip(t, i);
         const MafPlan& plan = strip.plan;
-        strip.load_context();
-        strip.load_columns();
-        for (const Step& step : plan.steps) strip.compute(step);
+        strip.compute_all();
         for (int j = 0; j < plan.features; ++j) {
             strip.with_map(j, [&](const AffineMap<T>& map, int e) {
                 const std::size_t at = strip.column(j) + e;
@@ -267,8 +260,10 @@ void forward_backward(const MafTile<T>& t) {
                 strip.map_adjoint(j, e, a, a.in);
             });
         }
-        for (auto step = plan.adjoint.rbegin(); step != plan.adjoint.rend(); ++step) strip.hidden_adjoint(*step);
-        strip.multiply(plan.adjoint_inputs[0], strip.adjoints(1), strip.adjoints(0));
+        for (int step = plan.adjoint_count - 1; step >= 0; --step) strip.hidden_adjoint(plan.adjoint[step]);
+        for (int i = 0; i < plan.adjoint_input_count; ++i) {
+            strip.multiply(plan.adjoint_inputs[i], strip.adjoints(1), strip.adjoints(0));
+        }
         for (int j = 0; j < plan.features; ++j) strip.add_column_adjoint(j);
         strip.context_adjoint();
         if (t.sums) strip.transpose();
@@ -283,9 +278,7 @@ void inverse_backward(const MafTile<T>& t) {
     for (int i = 0; i < Strip<T>::count; ++i) {
         const Strip<T> strip(t, i);
         const MafPlan& plan = strip.plan;
-        strip.load_context();
-        strip.load_columns();
-        for (const Step& step : plan.steps) strip.compute(step);
+        strip.compute_all();
         for (int j = plan.features - 1; j >= 0; --j) {
             strip.multiply(plan.adjoint_inputs[j], strip.adjoints(1), strip.adjoints(0));
             strip.add_column_adjoint(j);

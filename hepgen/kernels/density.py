@@ -16,8 +16,9 @@ from torch.utils.checkpoint import checkpoint
 from hepgen.errors import InputError, UsageError
 from hepgen.kernels import dispatch
 
-_EXACT_NUMBERS = 1 << 20  # the exact method holds so many kernel values at once: they stay in cache
-_FAR = {torch.float32: 87.0, torch.float64: 708.0}  # exp(-this) is the smallest normal number; below, exp is very slow
+_EXACT_NUMBERS = 1 << 19  # the exact method holds so many kernel values at once: they stay in cache
+# exp(-this) stands for all that is smaller: nothing beside a sum, and far from denormal numbers, which are very slow
+_FAR = {torch.float32: 60.0, torch.float64: 600.0}
 _REACH = 8.0  # the binned method cuts the kernel after so many bandwidths: exp(-32) = 1.3e-14 of its peak
 _LARGEST_GRID = 1 << 22
 

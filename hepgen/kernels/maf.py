@@ -4,7 +4,8 @@
 Block b orders its columns, and z_j = (x_j - m_j) exp(-a_j) with (m_j, r_j) from a masked network of the columns before j
 and the context, a = r / (1 + |r| / bound). Hidden units are sorted by degree, so the masks are block-triangular: the
 compiled backend multiplies only what they leave, and the inverse computes every hidden unit once, when the columns it
-sees are known. Its backward recomputes the hidden units tile by tile; only the columns between blocks are kept.
+sees are known. Its backward has the columns between the blocks, and the hidden units of a small batch; those of a large one
+are computed again tile by tile, which is faster than memory.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from hepgen.kernels import dispatch
 
 ACTIVATIONS = ("relu", "tanh", "elu")
 _GRAD_EVENTS, _GRAD_CONTEXT, _GRAD_WEIGHTS = 1, 2, 4
-_TILE = 64  # events are padded to multiples of this in the record of a call
+# the record of a call: events are padded to multiples of a tile, hidden units kept where they fit (csrc/cpu/maf.cpp has the same)
+_TILE, _KEPT_BYTES = 64, 16 << 20
 
 
 class MafWeights(NamedTuple):
@@ -77,10 +79,7 @@ def _run(op: str, events: Tensor, context: Tensor | None, weights: MafWeights) -
         return (maf_inverse_reference if inverse else maf_forward_reference)(events, context, weights)
     flat = [tensor for block in weights.blocks for tensor in block]
     record = torch.is_grad_enabled() and (events.requires_grad or context.requires_grad or any(t.requires_grad for t in flat))
-    if torch.compiler.is_compiling() or type(events) is not Tensor:
-        out, log_det, _ = torch.ops.hepgen.maf(inverse, events, context, flat, weights.orders, weights.activation, weights.bound, record)
-    else:
-        out, log_det, _ = _Eager.apply(inverse, events, context, weights.orders, weights.activation, weights.bound, record, *flat)
+    out, log_det, _ = torch.ops.hepgen.maf(inverse, events, context, flat, weights.orders, weights.activation, weights.bound, record)
     return out, log_det
 
 
@@ -209,8 +208,12 @@ def _maf(
     return out, log_det, states
 
 
-def _record_size(events: Tensor, orders: Tensor) -> int:
-    return (orders.shape[0] + 1) * orders.shape[1] * ((events.shape[0] + _TILE - 1) // _TILE * _TILE)
+def _record_size(events: Tensor, context: Tensor, weights: Sequence[Tensor], orders: Tensor) -> int:
+    blocks, features = orders.shape
+    padded = (events.shape[0] + _TILE - 1) // _TILE * _TILE
+    units = context.shape[1] + features + sum(w.shape[0] for w in weights[: len(weights) // blocks] if w.ndim == 1)
+    states, values = (blocks + 1) * features * padded, blocks * units * padded
+    return states + _TILE + values if values * events.element_size() <= _KEPT_BYTES else states
 
 
 @_maf.register_fake
@@ -224,7 +227,7 @@ def _(
     bound: float,
     record: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    states = events.new_empty(_record_size(events, orders) if record else 0)
+    states = events.new_empty(_record_size(events, context, weights, orders) if record else 0)
     return events.new_empty(events.shape), events.new_empty(events.shape[:1]), states
 
 
@@ -282,9 +285,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tens
     ctx.save_for_backward(output[2], context, orders, *weights)
 
 
-def _gradients(
-    ctx: Any, out_gradient: Tensor | None, log_det_gradient: Tensor | None, need_events: bool, need_context: bool, need_weights: bool
-) -> tuple[Tensor | None, Tensor | None, list[Tensor | None]]:
+def _backward(ctx: Any, out_gradient: Tensor | None, log_det_gradient: Tensor | None, _: Tensor | None) -> tuple[Any, ...]:
     if not ctx.record:
         raise BackendError("this flow was applied without the record its gradient needs: call it with gradients enabled")
     record, context, orders, *weights = ctx.saved_tensors
@@ -293,42 +294,16 @@ def _gradients(
         out_gradient = nothing.expand(context.shape[0], orders.shape[1])
     if log_det_gradient is None:
         log_det_gradient = nothing.expand(context.shape[0])
-    wanted = _GRAD_EVENTS * need_events + _GRAD_CONTEXT * need_context + _GRAD_WEIGHTS * need_weights
-    op = torch.ops.hepgen.maf_backward if torch.is_grad_enabled() or torch.compiler.is_compiling() else _maf_backward._init_fn
-    events, of_context, flat = op(
+    _, need_events, need_context, need_weights, *_ = ctx.needs_input_grad
+    of_weights = need_weights if isinstance(need_weights, bool) else any(need_weights)
+    wanted = _GRAD_EVENTS * need_events + _GRAD_CONTEXT * need_context + _GRAD_WEIGHTS * of_weights
+    events, of_context, flat = torch.ops.hepgen.maf_backward(
         ctx.inverse, out_gradient, log_det_gradient, record, context, weights, orders, ctx.activation, ctx.bound, wanted
     )
     split: list[Tensor | None] = [None] * len(weights)
-    if need_weights:
+    if of_weights:
         split = [part.view(w.shape) for part, w in zip(flat.split([w.numel() for w in weights]), weights, strict=True)]
-    return events if need_events else None, of_context if need_context else None, split
-
-
-def _backward(ctx: Any, out_gradient: Tensor | None, log_det_gradient: Tensor | None, _: Tensor | None) -> tuple[Any, ...]:
-    _, need_events, need_context, need_weights, *_ = ctx.needs_input_grad
-    of_weights = need_weights if isinstance(need_weights, bool) else any(need_weights)
-    events, context, weights = _gradients(ctx, out_gradient, log_det_gradient, need_events, need_context, of_weights)
-    return None, events, context, weights, None, None, None, None
+    return None, events if need_events else None, of_context if need_context else None, split, None, None, None, None
 
 
 _maf.register_autograd(_backward, setup_context=_setup)
-
-
-class _Eager(torch.autograd.Function):
-    """The op outside torch.compile: torch.library's own wrapping of a flow's eighty tensors takes longer than a small batch."""
-
-    @staticmethod
-    def forward(*inputs: Any) -> tuple[Tensor, ...]:
-        inverse, events, context, orders, activation, bound, record, *weights = inputs
-        return tuple(_call("maf_apply", inverse, events, context, weights, orders, ACTIVATIONS.index(activation), bound, record))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-        inverse, events, context, orders, activation, bound, record, *weights = inputs
-        _setup(ctx, (inverse, events, context, weights, orders, activation, bound, record), output)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
-        _, need_events, need_context, _, _, _, _, *need_weights = ctx.needs_input_grad
-        events, context, weights = _gradients(ctx, gradients[0], gradients[1], need_events, need_context, any(need_weights))
-        return None, events, context, None, None, None, None, *weights

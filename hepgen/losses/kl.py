@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from hepgen.kernels import kde
+from hepgen.kernels.density import kde
 
 
 def silverman_bandwidth(samples: Tensor, weights: Tensor | None = None, *, events: float | None = None) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
 
 from hepgen import kernels
 from hepgen.errors import BackendError, UsageError
@@ -22,6 +23,7 @@ from hepgen.networks import MAF
 CORE = dispatch.core()
 ISAS = CORE.instruction_sets() if CORE is not None else []
 needs_cpp = pytest.mark.skipif(CORE is None, reason="hepgen._core is not built")
+needs_two_isas = pytest.mark.skipif(len(ISAS) < 2, reason="there is one instruction set")
 DIRECTIONS = {"forward": (maf_forward, maf_forward_reference), "inverse": (maf_inverse, maf_inverse_reference)}
 both_directions = pytest.mark.parametrize("direction", list(DIRECTIONS))
 
@@ -227,6 +229,51 @@ class TestGradients:
             results.append(torch.autograd.grad(y.square().sum() + log_det.sum(), asking))
         for mine, plain in zip(*results, strict=True):
             torch.testing.assert_close(mine, plain, rtol=1e-12, atol=1e-12)
+
+    @both_directions
+    def test_hidden_units_kept_and_computed_again_agree(self, direction):
+        function = DIRECTIONS[direction][0]
+        weights = flow_weights(4, 2, (300, 300), blocks=2)
+        x, context = draw(2600, 4, 1), draw(2600, 2, 2)
+        gy = draw(2600, 4, 3)
+
+        def gradients(rows: slice) -> list[Tensor]:
+            leaf = x[rows].clone().requires_grad_()
+            y, log_det = function(leaf, context[rows], weights)
+            scalar = (y * gy[rows]).sum() + log_det.sum()
+            return list(torch.autograd.grad(scalar, [leaf, *(w for block in weights.blocks for w in block)]))
+
+        def record_bytes(n: int) -> int:
+            flat = [w for block in weights.blocks for w in block]
+            inputs = (direction == "inverse", x[:n], context[:n], flat, weights.orders, "relu", weights.bound, True)
+            with FakeTensorMode(allow_non_fake_inputs=True):
+                expected = torch.ops.hepgen.maf(*inputs)[2].numel()
+            size = torch.ops.hepgen.maf(*inputs)[2].numel()
+            assert size == expected
+            return 8 * size
+
+        assert record_bytes(1300) > 12e6, "the hidden units of half the rows are kept"
+        assert record_bytes(2600) < 1e6, "those of all rows are not"
+        whole, first, second = gradients(slice(None)), gradients(slice(0, 1300)), gradients(slice(1300, None))
+        assert torch.equal(whole[0], torch.cat([first[0], second[0]]))
+        for all_rows, one, other in zip(whole[1:], first[1:], second[1:], strict=True):
+            torch.testing.assert_close(all_rows, one + other, rtol=1e-11, atol=1e-11 * float(all_rows.abs().max()))
+
+    @needs_two_isas
+    def test_a_record_of_another_instruction_set(self):
+        weights = flow_weights(5, 2, (20, 20))
+        x, context = draw(70, 5, 1), draw(70, 2, 2)
+        leaf = x.clone().requires_grad_()
+        try:
+            CORE.set_instruction_set(ISAS[0])
+            y, log_det = maf_inverse(leaf, context, weights)
+            CORE.set_instruction_set(ISAS[-1])
+            (changed,) = torch.autograd.grad(y.square().sum() + log_det.sum(), leaf)
+        finally:
+            CORE.set_instruction_set(os.environ.get("HEPGEN_ISA", "auto"))
+        y, log_det = maf_inverse(leaf, context, weights)
+        (same,) = torch.autograd.grad(y.square().sum() + log_det.sum(), leaf)
+        torch.testing.assert_close(changed, same, rtol=1e-12, atol=1e-12)
 
     def test_one_frozen_tensor_among_the_weights(self):
         weights = flow_weights(3, 0, (6,), blocks=1)

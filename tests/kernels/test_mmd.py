@@ -204,7 +204,7 @@ def test_cpp_equals_reference(n, m, d, x_weighted, y_weighted, needs, dtype, see
 @needs_cpp
 @pytest.mark.parametrize("weighted", [False, True])
 def test_float32_error_is_within_twice_that_of_plain_torch(weighted):
-    n, sigma = 2000, 0.8
+    n, sigma = 1100, 0.8
     x32, y32 = draw(n, 6, 1, torch.float32), draw(n, 6, 2, torch.float32, shift=0.1)
     w32 = draw(n, 1, 3, torch.float32, shift=2.0)[:, 0] if weighted else None
 
@@ -234,6 +234,28 @@ def test_float32_error_is_within_twice_that_of_plain_torch(weighted):
     for t, p, m in zip(true, plain, mine, strict=True):
         floor = torch.finfo(torch.float32).eps * t.abs().max()  # the rounding of the answer itself
         assert (m.double() - t).norm() <= 2 * (p.double() - t).norm() + floor
+
+
+@needs_cpp
+def test_blocks_of_several_tiles():
+    """More rows than fit 128 blocks of one tile; points at 0 and 1 alone, so that every sum has a closed form."""
+    n, e = 66_001, math.exp(-1)
+    x = (torch.arange(n) % 3 == 0).double()[:, None].requires_grad_()
+    ones = x.detach().sum().item()
+    zeros = n - ones
+    with kernels.backend("cpp"):
+        value = kernels.mmd2(x, torch.zeros(1, 1, dtype=torch.float64), 1.0)
+        (gradient,) = torch.autograd.grad(value, x)
+        sums = kernels.gaussian_sums(x.detach(), x.detach(), 1.0)
+    xx = (ones**2 + zeros**2 + 2 * ones * zeros * e) / n**2
+    assert value.item() == pytest.approx(xx + 1 - 2 * (zeros + ones * e) / n, rel=1e-12)
+    # d/dx of exp(-x^2) at 1 is -2 e
+    at_one = -4 * zeros * e / n**2 + 4 * e / n
+    at_zero = 4 * ones * e / n**2
+    want = at_zero + x.detach() * (at_one - at_zero)
+    torch.testing.assert_close(gradient, want, rtol=1e-11, atol=0)
+    want = zeros + ones * e + x.detach()[:, 0] * (ones - zeros) * (1 - e)
+    torch.testing.assert_close(sums, want, rtol=1e-12, atol=0)
 
 
 @needs_cpp

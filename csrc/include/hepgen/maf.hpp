@@ -43,8 +43,9 @@ struct Rows {
 
 enum class Direction { forward, inverse };  // towards the base, towards the data
 
-// Number of elements of the record that a call leaves for its backward pass: (blocks + 1, features, n padded).
-std::size_t maf_record_size(const MafShape& shape, std::size_t n);
+// Number of elements of the record that a call leaves for its backward pass: the columns between the blocks, (blocks + 1,
+// features, n padded) and, where all of them are few enough, the hidden units, which are computed again otherwise.
+std::size_t maf_record_size(const MafShape& shape, std::size_t n, std::size_t element_size);
 
 // out (n, features) and log_det (n,), both contiguous; record is null where no gradient will be asked for.
 template <class T>

@@ -1,6 +1,7 @@
 // How the masks of a flow's blocks fall into panels, and the packing of weights into them.
 #pragma once
 
+#include <deque>
 #include <vector>
 
 #include "hepgen/maf.hpp"
@@ -20,6 +21,8 @@ struct PlanKind {
 class PlanMaker {
   public:
     PlanMaker(const MafShape& shape, PlanKind kind, int lanes, int most_rows);
+    PlanMaker(const PlanMaker&) = delete;  // the plan points into it
+    PlanMaker& operator=(const PlanMaker&) = delete;
 
     MafPlan plan;
 
@@ -36,14 +39,23 @@ class PlanMaker {
   private:
     int stop(int layer, int column) const;
     std::vector<int> boundaries(bool by_column) const;
-    void add_panels(std::vector<Panel>& panels, int begin, int end, int from, int to, bool biased);
+    Panels panels(int begin, int end, int from, int to, bool biased);
     void make_steps(bool by_column);
     void make_adjoint(bool by_column);
     void lay_out_scratch(bool backward);
 
+    template <class Body>
+    void for_each_panel(const Body& body) const;
+
     const MafShape& shape_;
     int lanes_, most_rows_;
+    std::vector<int> widths_;
     std::vector<std::vector<int>> stops_;  // per hidden layer
+    std::vector<Step> steps_, adjoint_;
+    std::vector<Panels> adjoint_inputs_;
+    std::vector<std::size_t> bias_sums_, values_, adjoints_, transposed_;
+    std::deque<std::vector<Panel>> panels_;  // a deque, for what it holds stays where it is
+    std::deque<std::vector<Part>> parts_;
 };
 
 }  // namespace hepgen

@@ -5,7 +5,6 @@
 #pragma once
 
 #include <cstddef>
-#include <vector>
 
 namespace hepgen {
 
@@ -25,31 +24,42 @@ struct Panel {
     std::size_t sums;     // offset of (ceil(length / lanes), count, lanes) in the gradient sums
 };
 
-// Columns [begin, end) and, per layer, the units and panels that become computable with them.
-struct Step {
-    struct Part {
-        int begin, end;  // units
-        std::vector<Panel> panels;
-    };
-    int begin, end;
-    std::vector<Part> layers;  // layers[hidden.size()]: the parameters of these columns
+struct Panels {
+    const Panel* first;
+    int count;
 };
 
-// Everything about a block's shape that its tiles need; the same for all blocks of a flow.
+// Units [begin, end) of a layer.
+struct Part {
+    int begin, end;
+    Panels panels;
+};
+
+// Columns [begin, end) and, per layer, the units that become computable with them.
+struct Step {
+    int begin, end;
+    const Part* layers;  // layers[hidden_layers]: the parameters of these columns
+};
+
+// Everything about a block's shape that its tiles need; the same for all blocks of a flow. Plain pointers: what is
+// compiled once per instruction set shares no inline function with the rest.
 struct MafPlan {
     int features, context, hidden_layers;
-    std::vector<int> widths;  // context + features, hidden..., kMapOutputs * features
+    const int* widths;  // context + features, hidden..., kMapOutputs * features
     Activation activation;
     double bound;
-    std::vector<Step> steps;    // of the values: few wide ones where all columns are known, else one per column
-    std::vector<Step> adjoint;  // layers[l]: adjoint of hidden layer l, panels over the transposed weights
-    std::vector<std::vector<Panel>> adjoint_inputs;  // the columns' adjoints: per adjoint step, or all in the first
-    std::vector<Panel> adjoint_context;
+    const Step* steps;  // of the values: few wide ones where all columns are known, else one per column
+    int step_count;
+    const Step* adjoint;  // layers[l]: adjoint of hidden layer l, panels over the transposed weights
+    int adjoint_count;
+    const Panels* adjoint_inputs;  // the columns' adjoints, as many columns at once as can be
+    int adjoint_input_count;
+    Panels adjoint_context;
     std::size_t packed_size, sums_size;
-    std::vector<std::size_t> bias_sums;  // per layer, offset of (units, lanes)
-    // offsets in a tile's scratch: [events / lanes][units][lanes] each
-    std::vector<std::size_t> values, adjoints, transposed;
-    std::size_t scratch_size;
+    const std::size_t* bias_sums;  // per layer, offset of (units, lanes)
+    // per layer, offset in a tile's scratch of (events / lanes, units, lanes)
+    const std::size_t *values, *adjoints, *transposed;
+    std::size_t values_size, scratch_size;  // the values come first
 };
 
 template <class T>
@@ -69,6 +79,8 @@ struct MafTile {
     T* context_gradient;        // (context, events), added to; null where not wanted
     T* sums;                    // null where not wanted
     bool first;                 // sums are written, not added to
+    T* values;  // where the values go, or where they are
+    bool known;  // they are there
     T* scratch;
 };
 

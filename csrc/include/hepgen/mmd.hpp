@@ -7,16 +7,9 @@
 
 #include <cstddef>
 
-#include "hepgen/gaussian_tile.hpp"
+#include "hepgen/packed.hpp"
 
 namespace hepgen {
-
-template <class T>
-struct Sample {
-    const T* points;   // (rows, features), row-major
-    const T* weights;  // (rows,), null for ones
-    std::size_t rows;
-};
 
 // Where results go; what is null is not computed.
 template <class T>
