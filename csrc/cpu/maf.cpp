@@ -17,7 +17,7 @@ constexpr std::size_t kChunkEvents = 256;  // one thread takes so many through t
 // Partial sums of the weights' gradients belong to groups of rows, whose number depends on the sizes alone.
 constexpr std::size_t kMostGroups = 32;
 constexpr std::size_t kFewestRows = 2 * kTileEvents;
-constexpr std::size_t kKeptBytes = std::size_t(16) << 20;  // hidden units that fit into so much are kept, not computed again
+constexpr std::size_t kKeptBytes = std::size_t(1024) << 20;  // hidden units that fit into so much are kept, not computed again
 constexpr std::size_t kSumsBytes = std::size_t(128) << 20;  // what they may take
 
 std::size_t round_up(std::size_t n, std::size_t step) { return (n + step - 1) / step * step; }
