@@ -28,12 +28,14 @@ struct Flow {
 
     Flow(const py::list& weights, const Array<std::int64_t>& orders_, int context, int activation, double bound)
         : orders(orders_) {
-        require(orders.ndim() == 2 && orders.shape(0) > 0 && orders.shape(1) > 0, "orders must have shape (blocks, features)");
+        require(orders.ndim() == 2 && orders.shape(0) > 0 && orders.shape(1) > 0,
+                "orders must have shape (blocks, features)");
         for (py::ssize_t block = 0; block < orders.shape(0); ++block) {
             std::vector<bool> seen(orders.shape(1), false);
             for (py::ssize_t j = 0; j < orders.shape(1); ++j) {
                 const std::int64_t column = orders.at(block, j);
-                require(column >= 0 && column < orders.shape(1) && !seen[column], "orders must hold permutations of the columns");
+                require(column >= 0 && column < orders.shape(1) && !seen[column],
+                        "orders must hold permutations of the columns");
                 seen[column] = true;
             }
         }
@@ -64,15 +66,18 @@ struct Flow {
         for (std::size_t layer = 0; next + 1 < end; ++layer) {
             const bool last = next + 2 == end;
             const Array<T>& weight = arrays[next++];
-            require(weight.ndim() == 2 && weight.shape(0) > 0 && weight.shape(1) == seen, "a weight does not fit the layer before it");
+            require(weight.ndim() == 2 && weight.shape(0) > 0 && weight.shape(1) == seen,
+                    "a weight does not fit the layer before it");
             const int units = int(weight.shape(0));
             if (first && !last) shape.hidden.push_back(units);
-            require(units == (last ? kMapOutputs * shape.features : shape.hidden.at(layer)), "blocks must have equal widths");
+            require(units == (last ? kMapOutputs * shape.features : shape.hidden.at(layer)),
+                    "blocks must have equal widths");
             taken.weights.push_back(weight.data());
             taken.biases.push_back(vector_of(next, units));
             if (layer == 0 && shape.context) {
                 const Array<T>& from_context = arrays[next++];
-                require(from_context.ndim() == 2 && from_context.shape(0) == units && from_context.shape(1) == shape.context,
+                require(from_context.ndim() == 2 && from_context.shape(0) == units &&
+                            from_context.shape(1) == shape.context,
                         "the context weight must have shape (units, context)");
                 taken.context_weight = from_context.data();
             }
@@ -127,26 +132,29 @@ py::tuple apply(bool inverse, const Strided<T>& in, const Strided<T>& context, c
     check_rows(context, n, flow.shape.context, "context");
     Array<T> out({n, py::ssize_t(flow.shape.features)}), log_det(n);
     Array<T> states(record ? py::ssize_t(maf_record_size(flow.shape, n, sizeof(T))) : 0);
-    T *to = out.mutable_data(), *to_log_det = log_det.mutable_data(), *to_states = record ? states.mutable_data() : nullptr;
+    T *to = out.mutable_data(), *to_log_det = log_det.mutable_data(),
+      *to_states = record ? states.mutable_data() : nullptr;
     {
         py::gil_scoped_release release;
-        maf_apply<T>(inverse ? Direction::inverse : Direction::forward, flow.shape, flow.blocks, n, rows(in), rows(context),
-                     threads, to, to_log_det, to_states);
+        maf_apply<T>(inverse ? Direction::inverse : Direction::forward, flow.shape, flow.blocks, n, rows(in),
+                     rows(context), threads, to, to_log_det, to_states);
     }
     return py::make_tuple(out, log_det, states);
 }
 
 // wanted: 1 gradient of the events, 2 of the context, 4 of the weights (flat, in their order)
 template <class T>
-py::tuple backward(bool inverse, const Strided<T>& out_gradient, const Strided<T>& log_det_gradient, const Array<T>& record,
-                   const Strided<T>& context, const py::list& weights, const Array<std::int64_t>& orders, int activation,
-                   double bound, int wanted, int threads) {
+py::tuple backward(bool inverse, const Strided<T>& out_gradient, const Strided<T>& log_det_gradient,
+                   const Array<T>& record, const Strided<T>& context, const py::list& weights,
+                   const Array<std::int64_t>& orders, int activation, double bound, int wanted, int threads) {
     require(context.ndim() == 2, "context must be a matrix");
     const Flow<T> flow(weights, orders, int(context.shape(1)), activation, bound);
     const py::ssize_t n = context.shape(0);
     check_rows(out_gradient, n, flow.shape.features, "the gradient");
-    require(log_det_gradient.ndim() == 1 && log_det_gradient.shape(0) == n, "the gradient of log_det must hold one value per row");
-    require(record.size() == py::ssize_t(maf_record_size(flow.shape, n, sizeof(T))), "the record belongs to another call");
+    require(log_det_gradient.ndim() == 1 && log_det_gradient.shape(0) == n,
+            "the gradient of log_det must hold one value per row");
+    require(record.size() == py::ssize_t(maf_record_size(flow.shape, n, sizeof(T))),
+            "the record belongs to another call");
     Array<T> in_gradient({wanted & 1 ? n : 0, py::ssize_t(flow.shape.features)});
     Array<T> context_gradient({wanted & 2 ? n : 0, py::ssize_t(flow.shape.context)});
     Array<T> flat(wanted & 4 ? flow.size() : 0);
@@ -156,7 +164,8 @@ py::tuple backward(bool inverse, const Strided<T>& out_gradient, const Strided<T
     {
         py::gil_scoped_release release;
         maf_backward<T>(inverse ? Direction::inverse : Direction::forward, flow.shape, flow.blocks, n, record.data(),
-                        rows(context), rows(out_gradient), rows(log_det_gradient), threads, to_in, to_context, gradients);
+                        rows(context), rows(out_gradient), rows(log_det_gradient), threads, to_in, to_context,
+                        gradients);
     }
     return py::make_tuple(in_gradient, context_gradient, flat);
 }
@@ -164,11 +173,11 @@ py::tuple backward(bool inverse, const Strided<T>& out_gradient, const Strided<T
 template <class T>
 void bind_type(py::module_& m) {
     using namespace py::literals;
-    m.def("maf_apply", &apply<T>, "inverse"_a, py::arg("events").noconvert(), py::arg("context").noconvert(), "weights"_a,
-          "orders"_a, "activation"_a, "bound"_a, "record"_a, "threads"_a);
+    m.def("maf_apply", &apply<T>, "inverse"_a, py::arg("events").noconvert(), py::arg("context").noconvert(),
+          "weights"_a, "orders"_a, "activation"_a, "bound"_a, "record"_a, "threads"_a);
     m.def("maf_backward", &backward<T>, "inverse"_a, py::arg("out_gradient").noconvert(),
-          py::arg("log_det_gradient").noconvert(), py::arg("record").noconvert(), py::arg("context").noconvert(), "weights"_a,
-          "orders"_a, "activation"_a, "bound"_a, "wanted"_a, "threads"_a);
+          py::arg("log_det_gradient").noconvert(), py::arg("record").noconvert(), py::arg("context").noconvert(),
+          "weights"_a, "orders"_a, "activation"_a, "bound"_a, "wanted"_a, "threads"_a);
 }
 
 }  // namespace

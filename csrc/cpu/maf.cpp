@@ -17,10 +17,13 @@ constexpr std::size_t kChunkEvents = 256;  // one thread takes so many through t
 // Partial sums of the weights' gradients belong to groups of rows, whose number depends on the sizes alone.
 constexpr std::size_t kMostGroups = 32;
 constexpr std::size_t kFewestRows = 2 * kTileEvents;
-constexpr std::size_t kKeptBytes = std::size_t(1024) << 20;  // hidden units that fit into so much are kept, not computed again
+constexpr std::size_t kKeptBytes = std::size_t(16)
+                                   << 20;  // hidden units that fit into so much are kept, not computed again
 constexpr std::size_t kSumsBytes = std::size_t(128) << 20;  // what they may take
 
-std::size_t round_up(std::size_t n, std::size_t step) { return (n + step - 1) / step * step; }
+std::size_t round_up(std::size_t n, std::size_t step) {
+    return (n + step - 1) / step * step;
+}
 
 struct Free {
     void operator()(void* p) const { std::free(p); }
@@ -71,8 +74,8 @@ struct Flow {
           packed(allocate<T>(maker.plan.packed_size * shape_.blocks)),
           context(allocate<T>(padded * shape_.context)) {}
 
-    // Packs every block, then runs body(0 ... count - 1), then last(0 ... last_count - 1), each stage when the one before
-    // it is done. Where memory ran out on some thread the call throws.
+    // Packs every block, then runs body(0 ... count - 1), then last(0 ... last_count - 1), each stage when the one
+    // before it is done. Where memory ran out on some thread the call throws.
     template <class Body, class Last>
     void run(int threads, std::size_t count, const Body& body, std::size_t last_count, const Last& last) {
         const std::size_t packing = blocks.size();
@@ -119,8 +122,8 @@ struct Flow {
     }
 };
 
-// The states between the blocks, then, where they are kept, one tile's width that says for how many lanes the values are
-// laid out, and the values of every block and tile.
+// The states between the blocks, then, where they are kept, one tile's width that says for how many lanes the values
+// are laid out, and the values of every block and tile.
 struct RecordLayout {
     std::size_t states, values_per_tile, size;
     bool keeps_values;
@@ -144,14 +147,20 @@ struct KeptValues {
     std::size_t per_tile, per_block;
 
     KeptValues(T* record, const RecordLayout& layout, int lanes, std::size_t padded)
-        : first(record && layout.keeps_values && record[layout.states] == T(lanes) ? record + layout.states + kTileEvents : nullptr),
+        : first(record && layout.keeps_values && record[layout.states] == T(lanes)
+                    ? record + layout.states + kTileEvents
+                    : nullptr),
           per_tile(layout.values_per_tile),
           per_block(layout.values_per_tile * (padded / kTileEvents)) {}
 
-    T* at(int block, std::size_t e) const { return first ? first + block * per_block + e / kTileEvents * per_tile : nullptr; }
+    T* at(int block, std::size_t e) const {
+        return first ? first + block * per_block + e / kTileEvents * per_tile : nullptr;
+    }
 };
 
-int threads_for(std::size_t n, int threads) { return n > 2 * kTileEvents ? threads : 1; }
+int threads_for(std::size_t n, int threads) {
+    return n > 2 * kTileEvents ? threads : 1;
+}
 
 // What the tiles of one block have in common, at event e.
 template <class T>
@@ -313,11 +322,11 @@ void maf_backward(Direction direction, const MafShape& shape, const std::vector<
     pass.flow.run(threads_for(n, threads), pass.groups, group, gradients.size(), finish);
 }
 
-#define HEPGEN_INSTANTIATE(T)                                                                                          \
-    template void maf_apply<T>(Direction, const MafShape&, const std::vector<MafBlock<const T>>&, std::size_t,         \
-                               Rows<const T>, Rows<const T>, int, T*, T*, T*);                                         \
-    template void maf_backward<T>(Direction, const MafShape&, const std::vector<MafBlock<const T>>&, std::size_t,      \
-                                  const T*, Rows<const T>, Rows<const T>, Rows<const T>, int, T*, T*,                  \
+#define HEPGEN_INSTANTIATE(T)                                                                                     \
+    template void maf_apply<T>(Direction, const MafShape&, const std::vector<MafBlock<const T>>&, std::size_t,    \
+                               Rows<const T>, Rows<const T>, int, T*, T*, T*);                                    \
+    template void maf_backward<T>(Direction, const MafShape&, const std::vector<MafBlock<const T>>&, std::size_t, \
+                                  const T*, Rows<const T>, Rows<const T>, Rows<const T>, int, T*, T*,             \
                                   const std::vector<MafBlock<T>>&);
 HEPGEN_INSTANTIATE(float)
 HEPGEN_INSTANTIATE(double)

@@ -67,7 +67,8 @@ Panels PlanMaker::panels(int begin, int end, int from, int to, bool biased) {
     std::vector<Panel>& made = panels_.emplace_back();
     for (int i = 0; i < count; ++i) {
         const int first = begin + rows * i / count;
-        Panel p{first, begin + rows * (i + 1) / count - first, from, to - from, plan.packed_size, kNoBias, plan.sums_size};
+        Panel p{first,         begin + rows * (i + 1) / count - first, from, to - from, plan.packed_size, kNoBias,
+                plan.sums_size};
         plan.packed_size += std::size_t(p.length) * p.count;
         if (biased) {
             p.bias = plan.packed_size;
@@ -195,7 +196,8 @@ void PlanMaker::pack(const MafBlock<const T>& block, T* packed) const {
         }
     };
     for (const Step& step : adjoint_) {
-        for (int layer = 1; layer <= plan.hidden_layers; ++layer) pack_transposed(step.layers[layer - 1].panels, layer + 1);
+        for (int layer = 1; layer <= plan.hidden_layers; ++layer)
+            pack_transposed(step.layers[layer - 1].panels, layer + 1);
     }
     for (const Panels& panels : adjoint_inputs_) pack_transposed(panels, 1);
     pack_transposed(plan.adjoint_context, 1);

@@ -7,55 +7,34 @@
 namespace hepgen::HEPGEN_ISA {
 namespace {
 
-template <class T>
-HEPGEN_INLINE Vec<T> activated(Activation kind, Vec<T> x) {
-    if (kind == Activation::relu) return not_below<T>(T(0), x);
-    if (kind == Activation::tanh) return tanh<T>(x);
-    return x > T(0) ? x : expm1_nonpositive<T>(not_above<T>(T(0), x));
-}
-
-// From the activated value, as torch has it: relu'(0) = 0.
-template <class T>
-HEPGEN_INLINE Vec<T> activation_slope(Activation kind, Vec<T> y) {
-    if (kind == Activation::relu) return y <= T(0) ? Vec<T>{} : broadcast<T>(T(1));
-    if (kind == Activation::tanh) return T(1) - y * y;
-    return y > T(0) ? broadcast<T>(T(1)) : y + T(1);
-}
-
-template <class T, Activation Kind>
+// tanh and elu take a pass of their own; relu happens in the panels.
+template <class T, bool Tanh>
 void activate_as(T* x, int count) {
-    for (int i = 0; i < count; i += Lanes<T>::width) store(x + i, activated<T>(Kind, load(x + i)));
+    for (int i = 0; i < count; i += Lanes<T>::width) {
+        const Vec<T> v = load(x + i);
+        if constexpr (Tanh) store(x + i, tanh<T>(v));
+        if constexpr (!Tanh) store(x + i, v > T(0) ? v : expm1_nonpositive<T>(not_above<T>(T(0), v)));
+    }
 }
 
-template <class T, Activation Kind>
+// The slope from the activated value y: 1 - y^2 for tanh, y + 1 for elu below 0.
+template <class T, bool Tanh>
 void multiply_slope_as(T* g, const T* y, int count) {
     for (int i = 0; i < count; i += Lanes<T>::width) {
-        store(g + i, load(g + i) * activation_slope<T>(Kind, load(y + i)));
+        const Vec<T> v = load(y + i);
+        if constexpr (Tanh) store(g + i, load(g + i) * (T(1) - v * v));
+        if constexpr (!Tanh) store(g + i, load(g + i) * (v > T(0) ? broadcast<T>(T(1)) : v + T(1)));
     }
 }
 
 template <class T>
 void activate(Activation kind, T* x, int count) {
-    switch (kind) {
-        case Activation::relu:
-            return activate_as<T, Activation::relu>(x, count);
-        case Activation::tanh:
-            return activate_as<T, Activation::tanh>(x, count);
-        case Activation::elu:
-            return activate_as<T, Activation::elu>(x, count);
-    }
+    kind == Activation::tanh ? activate_as<T, true>(x, count) : activate_as<T, false>(x, count);
 }
 
 template <class T>
 void multiply_slope(Activation kind, T* g, const T* y, int count) {
-    switch (kind) {
-        case Activation::relu:
-            return multiply_slope_as<T, Activation::relu>(g, y, count);
-        case Activation::tanh:
-            return multiply_slope_as<T, Activation::tanh>(g, y, count);
-        case Activation::elu:
-            return multiply_slope_as<T, Activation::elu>(g, y, count);
-    }
+    kind == Activation::tanh ? multiply_slope_as<T, true>(g, y, count) : multiply_slope_as<T, false>(g, y, count);
 }
 
 // A part of the tile as wide as a panel, with the pieces of the scratch that belong to it.
@@ -65,7 +44,8 @@ class Strip {
     static constexpr int events = kPanelEvents<T>;
     static constexpr int count = kTileEvents / events;
 
-    Strip(const MafTile<T>& tile, int index) : t(tile), plan(*tile.plan), outputs(plan.hidden_layers + 1), index_(index) {}
+    Strip(const MafTile<T>& tile, int index)
+        : t(tile), plan(*tile.plan), outputs(plan.hidden_layers + 1), index_(index) {}
 
     T* values(int layer) const { return piece(t.values + plan.values[layer], plan.widths[layer]); }
     T* adjoints(int layer) const { return piece(t.scratch + plan.adjoints[layer], plan.widths[layer]); }
@@ -90,18 +70,22 @@ class Strip {
     void compute(const Step& step) const {
         for (int layer = 1; layer <= outputs; ++layer) {
             const Part& part = step.layers[layer - 1];
-            multiply(part.panels, values(layer - 1), values(layer));
-            if (layer < outputs) {
+            const bool rectify = layer < outputs && plan.activation == Activation::relu;
+            multiply(part.panels, values(layer - 1), values(layer), rectify ? Finish::rectify : Finish::plain);
+            if (layer < outputs && !rectify) {
                 activate<T>(plan.activation, values(layer) + part.begin * events, (part.end - part.begin) * events);
             }
         }
     }
 
-    void multiply(const Panels& panels, const T* in, T* out) const {
+    void multiply(const Panels& panels, const T* in, T* out, Finish finish = Finish::plain,
+                  const T* active = nullptr) const {
         for (int i = 0; i < panels.count; ++i) {
             const Panel& p = panels.first[i];
-            kPanels<T>.multiply[p.count - 1](t.packed + p.weights, p.bias == kNoBias ? nullptr : t.packed + p.bias,
-                                            in + p.from * events, p.length, out + p.first * events);
+            const std::size_t at = p.first * events;
+            const auto multiply_panel = kPanels<T>.multiply[static_cast<int>(finish)][p.count - 1];
+            multiply_panel(t.packed + p.weights, p.bias == kNoBias ? nullptr : t.packed + p.bias, in + p.from * events,
+                           p.length, out + at, active ? active + at : out + at);
         }
     }
 
@@ -117,6 +101,10 @@ class Strip {
     void hidden_adjoint(const Step& step) const {
         for (int layer = plan.hidden_layers; layer >= 1; --layer) {
             const Part& part = step.layers[layer - 1];
+            if (plan.activation == Activation::relu) {
+                multiply(part.panels, adjoints(layer + 1), adjoints(layer), Finish::where_active, values(layer));
+                continue;
+            }
             multiply(part.panels, adjoints(layer + 1), adjoints(layer));
             multiply_slope<T>(plan.activation, adjoints(layer) + part.begin * events,
                               values(layer) + part.begin * events, (part.end - part.begin) * events);
@@ -223,7 +211,8 @@ template <class T>
 void add_panel_gradients(const MafTile<T>& t, const Panel& p, int layer) {
     using S = Strip<T>;
     constexpr int lanes = Lanes<T>::width;
-    const std::size_t vector_stride = kTileEvents * lanes, strip_stride = std::size_t(t.plan->widths[layer]) * S::events;
+    const std::size_t vector_stride = kTileEvents * lanes,
+                      strip_stride = std::size_t(t.plan->widths[layer]) * S::events;
     const T* adjoints = t.scratch + t.plan->adjoints[layer] + p.first * S::events;
     const T* seen = t.scratch + t.plan->transposed[layer - 1];
     T* sums = t.sums + p.sums;
@@ -316,7 +305,11 @@ MafKernels<T> kernels() {
 
 }  // namespace
 
-MafKernels<float> maf_kernels(float) { return kernels<float>(); }
-MafKernels<double> maf_kernels(double) { return kernels<double>(); }
+MafKernels<float> maf_kernels(float) {
+    return kernels<float>();
+}
+MafKernels<double> maf_kernels(double) {
+    return kernels<double>();
+}
 
 }  // namespace hepgen::HEPGEN_ISA

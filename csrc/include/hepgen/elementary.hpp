@@ -113,7 +113,8 @@ HEPGEN_INLINE Vec<float> tanh_near_zero(Vec<float> x) {
 HEPGEN_INLINE Vec<double> tanh_near_zero(Vec<double> x) {
     const Vec<double> z = x * x;
     const Vec<double> p = (z * -9.64399179425052238628e-1 - 9.92877231001918586564e1) * z - 1.61468768441708447952e3;
-    const Vec<double> q = ((z + 1.12811678491632931402e2) * z + 2.23548839060100448583e3) * z + 4.84406305325125486048e3;
+    const Vec<double> q =
+        ((z + 1.12811678491632931402e2) * z + 2.23548839060100448583e3) * z + 4.84406305325125486048e3;
     return p / q * z * x + x;
 }
 

@@ -1,5 +1,5 @@
-// A conditional masked autoregressive flow (Papamakarios et al. 2017) as a whole: both directions, with log-determinant,
-// and the gradient of either.
+// A conditional masked autoregressive flow (Papamakarios et al. 2017) as a whole: both directions, with
+// log-determinant, and the gradient of either.
 //
 // Blocks are MADEs with hidden units sorted by degree, so that unit o of a layer sees a prefix of the layer before it.
 // Results depend on the numbers and the instruction set alone: a row's values not on its position or on the number of
@@ -19,7 +19,7 @@ struct MafShape {
     int features, context, blocks;
     std::vector<int> hidden;  // widths of the hidden layers
     Activation activation;
-    double bound;                 // of the soft-clipped log-scale, see maf_bijection.hpp
+    double bound;                // of the soft-clipped log-scale, see maf_bijection.hpp
     const std::int64_t* orders;  // (blocks, features): column j of block b is column orders[b][j] of its input
 };
 
@@ -43,8 +43,8 @@ struct Rows {
 
 enum class Direction { forward, inverse };  // towards the base, towards the data
 
-// Number of elements of the record that a call leaves for its backward pass: the columns between the blocks, (blocks + 1,
-// features, n padded) and, where all of them are few enough, the hidden units, which are computed again otherwise.
+// Number of elements of the record that a call leaves for its backward pass: the columns between the blocks, (blocks +
+// 1, features, n padded) and, where all of them are few enough, the hidden units, which are computed again otherwise.
 std::size_t maf_record_size(const MafShape& shape, std::size_t n, std::size_t element_size);
 
 // out (n, features) and log_det (n,), both contiguous; record is null where no gradient will be asked for.

@@ -79,8 +79,8 @@ struct MafTile {
     T* context_gradient;        // (context, events), added to; null where not wanted
     T* sums;                    // null where not wanted
     bool first;                 // sums are written, not added to
-    T* values;  // where the values go, or where they are
-    bool known;  // they are there
+    T* values;                  // where the values go, or where they are
+    bool known;                 // they are there
     T* scratch;
 };
 

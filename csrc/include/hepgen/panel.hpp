@@ -21,11 +21,21 @@ inline constexpr int kPanelRows = 6;  // of 16 registers: 12 sums, 2 inputs, 1 w
 template <class T>
 inline constexpr int kPanelEvents = kPanelVectors * Lanes<T>::width;
 
-// out[r] = bias[r] + sum_k weights[k][r] in[k]; in (length, events), out (Rows, events), bias may be null.
+// What becomes of a sum on its way out of the registers: nothing, max(sum, 0), or the sum where `active` is above 0.
+enum class Finish { plain, rectify, where_active };
+
+template <class T, Finish F>
+HEPGEN_INLINE Vec<T> finished(Vec<T> sum, const T* active) {
+    if constexpr (F == Finish::rectify) return sum < T(0) ? Vec<T>{} : sum;
+    if constexpr (F == Finish::where_active) return load(active) <= T(0) ? Vec<T>{} : sum;
+    return sum;
+}
+
+// out[r] = bias[r] + sum_k weights[k][r] in[k]; in (length, events), out and active (Rows, events), bias may be null.
 // Few rows leave the multiply-add units waiting for each other, so they sum in several strands of k.
-template <class T, int Rows>
+template <class T, int Rows, Finish F>
 void multiply_panel(const T* __restrict weights, const T* __restrict bias, const T* __restrict in, int length,
-                    T* __restrict out) {
+                    T* __restrict out, [[maybe_unused]] const T* __restrict active) {
     constexpr int strands = Rows >= 4 ? 1 : Rows >= 2 ? 2 : 4;
     constexpr int width = Lanes<T>::width;
     Vec<T> sum[strands][Rows][kPanelVectors];
@@ -70,13 +80,14 @@ void multiply_panel(const T* __restrict weights, const T* __restrict bias, const
             Vec<T> total = sum[0][r][v];
             HEPGEN_UNROLL
             for (int s = 1; s < strands; ++s) total += sum[s][r][v];
-            store(out + r * kPanelEvents<T> + v * width, total);
+            const int at = r * kPanelEvents<T> + v * width;
+            store(out + at, finished<T, F>(total, active + at));
         }
     }
 }
 
-// sums[v][r] (+)= sum_e a[r][e] b[v][e], lanes of v across inputs. a (groups, rows, events) with a_stride between groups;
-// b (Vectors, groups * events, lanes) with b_stride between vectors.
+// sums[v][r] (+)= sum_e a[r][e] b[v][e], lanes of v across inputs. a (groups, rows, events) with a_stride between
+// groups; b (Vectors, groups * events, lanes) with b_stride between vectors.
 template <class T, int Rows, int Vectors>
 void add_outer(const T* __restrict a, std::size_t a_stride, const T* __restrict b, std::size_t b_stride, int groups,
                bool first, T* __restrict sums) {
@@ -111,15 +122,20 @@ void add_outer(const T* __restrict a, std::size_t a_stride, const T* __restrict 
 
 template <class T>
 struct PanelTable {
-    using Multiply = void (*)(const T*, const T*, const T*, int, T*);
+    using Multiply = void (*)(const T*, const T*, const T*, int, T*, const T*);
     using Outer = void (*)(const T*, std::size_t, const T*, std::size_t, int, bool, T*);
-    Multiply multiply[kPanelRows];
+    Multiply multiply[3][kPanelRows];  // by Finish
     Outer outer1[kPanelRows], outer2[kPanelRows];
 };
 
 template <class T, int... I>
 constexpr PanelTable<T> make_panel_table(std::integer_sequence<int, I...>) {
-    return {{multiply_panel<T, I + 1>...}, {add_outer<T, I + 1, 1>...}, {add_outer<T, I + 1, 2>...}};
+    return {{{multiply_panel<T, I + 1, Finish::plain>...},
+             {multiply_panel<T, I + 1, Finish::rectify>...},
+             {multiply_panel<T, I + 1, Finish::where_active>...}},
+
+            {add_outer<T, I + 1, 1>...},
+            {add_outer<T, I + 1, 2>...}};
 }
 
 template <class T>
