@@ -12,8 +12,9 @@ STRICT := $(if $(CI),--config-settings=cmake.define.HEPGEN_WERROR=ON)
 demo: $(INSTALLED)
 	$(BIN)/hepgen demo --out hepgen-demo --overwrite
 
+# a safe path keeps the source tree from shadowing what is installed
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	PYTHONSAFEPATH=1 $(BIN)/python -m pytest
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

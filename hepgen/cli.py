@@ -58,7 +58,7 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 @app.command()
 def demo(
     out: Out = Path("hepgen-demo"),
-    epochs: Annotated[int | None, typer.Option(help="Epochs of the MDMM fit, and of the log-loss fit before it.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of the MDMM fit; eight times as many of log loss come before it.")] = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:

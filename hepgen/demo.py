@@ -17,7 +17,8 @@ from hepgen.study import EvaluationSection, FeaturesSection, FitSection, SampleS
 if TYPE_CHECKING:
     from hepgen.evaluation import Evaluation
 
-EPOCHS = 30
+#: Epochs of MDMM, and how many times as many of log loss come before them.
+EPOCHS, WARM_START = 10, 8
 PATHS = [f"photon[{i}].{coordinate}" for i in (0, 1) for coordinate in ("pt", "eta", "phi")]
 
 
@@ -30,8 +31,8 @@ def demo_study(out: Path, sim: Path, data: Path, independent: Path, epochs: int 
         features=FeaturesSection(paths=PATHS),
         selection=SelectionSection(name="diphoton"),
         fit_selection=SelectionSection(name="diphoton-any-mass"),
-        model={"loss": "mdmm", "warm_start": epochs, "outside": "reject"},
-        fit=FitSection(epochs=epochs, batch_size=1024),
+        model={"loss": "mdmm", "warm_start": WARM_START * epochs, "outside": "reject"},
+        fit=FitSection(epochs=epochs, batch_size=512),
         evaluation=EvaluationSection(sim=SampleSection(files=[str(independent)])),
     )
 
@@ -54,7 +55,9 @@ def run_demo(out: Path, *, epochs: int | None = None, overwrite: bool = False, p
     console = Console(width=None if Console().is_terminal else 140)
     files = samples.packaged("diphoton")
     study = demo_study(out, files["sim"], files["data"], files["sim_independent"], epochs or EPOCHS)
-    console.print(f"fitting {study.model['loss']} for {study.fit.epochs} epochs after as many of log loss (warm start)")
+    console.print(
+        f"fitting {study.model['loss']} for {study.fit.epochs} epochs after {WARM_START * study.fit.epochs} epochs of log loss (warm start)"
+    )
     evaluation = run(study, files["sim_independent"], overwrite=overwrite, progress=progress)
     console.print(evaluation.table())
     console.print("files written:")

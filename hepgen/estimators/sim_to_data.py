@@ -33,7 +33,7 @@ LOSSES = ("nll", "kl", "mmd", "mdmm")
 #: Scaled columns are standard normal and span about six of their units where the paper's span one.
 SCALED_RANGE = 6.0
 #: First and last learning rate of a fit that starts from the weights of a log-loss fit.
-WARM_RATES = (3e-4, 1e-6)
+WARM_RATES = (3e-5, 1e-6)
 #: Rows the flow sees at once when a model is applied: few enough for the caches, many enough for the matrix products.
 TILE = 4096
 
@@ -193,7 +193,7 @@ class SimToData:
         seed
             Fixes the start, the order and the noise of the fit, and the noise of later transforms.
         learning_rate
-            First and last rate of the square-root decay; the paper's 1e-3 to 1e-5, or 3e-4 to 1e-6 after a warm start, which
+            First and last rate of the square-root decay; the paper's 1e-3 to 1e-5, or 3e-5 to 1e-6 after a warm start, which
             itself runs at the paper's.
         optimizer, patience
             See `hepgen.training.Plan`.
@@ -431,7 +431,9 @@ class SimToData:
             keys = np.arange(length) if given == "entry" else np.asarray(events[given])
         else:
             keys = np.asarray(given)
-        keys = keys.reshape(length, -1)
+        keys = keys[:, None] if keys.ndim == 1 else keys
+        if keys.ndim != 2 or len(keys) != length:
+            raise InputError(f"the identity has shape {keys.shape}, and there are {length} events: give one row of integers per event")
         if keys.dtype.kind not in "iu":
             raise InputError(f"the identity of an event must be made of integers, not of {keys.dtype}")
         return np.ascontiguousarray(keys.astype(np.uint64))

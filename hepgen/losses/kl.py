@@ -68,15 +68,16 @@ class KLOfKDE(nn.Module):
         steps = torch.linspace(0, 1, points, dtype=target.dtype, device=target.device)
         self.register_buffer("grid", low + steps[:, None] * (high - low))
         self.register_buffer("bandwidth", bandwidth.clone())
-        self.register_buffer("target", self._probabilities(target, weights))
+        masses = self._masses(target, weights)
+        self.register_buffer("target", masses / masses.sum(0))
 
     def forward(self, samples: Tensor, weights: Tensor | None = None) -> Tensor:
         """Divergence of samples (n, F) with signed weights (n,), a scalar."""
-        ours = self._probabilities(samples, weights)
+        ours = self._masses(samples, weights)
         return (self.target * (torch.log(self.target) - torch.log(ours))).sum(0).mean()
 
-    def _probabilities(self, samples: Tensor, weights: Tensor | None) -> Tensor:
-        density = kde(samples, self.grid, self.bandwidth, weights=weights, method="binned")
+    def _masses(self, samples: Tensor, weights: Tensor | None) -> Tensor:
+        """Probability of each grid step, (points, F): sums to what lies on the grid, so that samples beyond it raise the divergence."""
+        step = (self.grid[-1] - self.grid[0]) / (len(self.grid) - 1)
         # A floor keeps the logarithm finite where one side has no events, or where signed weights leave a negative density.
-        mass = density.clamp_min(1e-6 * float(1.0 / (self.grid[-1] - self.grid[0]).mean()))
-        return mass / mass.sum(0)
+        return (kde(samples, self.grid, self.bandwidth, weights=weights, method="binned") * step).clamp_min(1e-9)

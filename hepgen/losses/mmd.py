@@ -25,7 +25,7 @@ class MMD(nn.Module):
 
     def __init__(self, bandwidth: float | Tensor, *, cross_weight: float = 2.0, per_feature: bool = False) -> None:
         super().__init__()
-        self.register_buffer("bandwidth", torch.as_tensor(bandwidth, dtype=torch.get_default_dtype()))
+        self.register_buffer("bandwidth", torch.as_tensor(bandwidth, dtype=torch.float64))
         self.cross_weight, self.per_feature = cross_weight, per_feature
 
     def forward(self, samples: Tensor, target: Tensor, weights: Tensor | None = None, target_weights: Tensor | None = None) -> Tensor:

@@ -192,6 +192,8 @@ def test_bad_input_is_one_sentence(fitted: SimToData) -> None:
         SimToData(PHOTONS).transform(sim)
     with pytest.raises(InputError, match="carry no run and event numbers"):
         fitted.transform(sim[["photon", "met"]])
+    with pytest.raises(InputError, match=r"identity has shape \(3, 1\), and there are 50 events"):
+        fitted.transform(sim, identity=np.arange(3))
     with pytest.raises(InputError, match="must be made of integers"):
         fitted.transform(sim, identity="met")
     model = SimToData(PHOTONS, loss="nll")

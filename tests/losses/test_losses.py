@@ -42,8 +42,8 @@ def test_kl_against_scipy_densities() -> None:
         densities = []
         for column, w in ((target[:, f].numpy(), target_weights.numpy()), (samples[:, f].numpy(), weights.numpy())):
             density = (w[:, None] * stats.norm.pdf(grid, column[:, None], float(h[f]))).sum(0)
-            densities.append(density / density.sum())
-        p, q = densities
+            densities.append(density / w.sum() * (grid[1] - grid[0]))
+        p, q = densities[0] / densities[0].sum(), densities[1]
         inside = p > 1e-9
         expected.append(float((p[inside] * np.log(p[inside] / q[inside])).sum()))
     assert float(divergence(samples, weights)) == pytest.approx(np.mean(expected), rel=2e-3)
@@ -89,7 +89,7 @@ def test_mmd_is_the_brute_force_sum(per_feature: bool) -> None:
         return mean(a, a, wx, wx) + mean(b, b, wy, wy) - 2 * mean(a, b, wx, wy)
 
     expected = np.mean([brute(x[:, f : f + 1], y[:, f : f + 1]) for f in range(2)]) if per_feature else brute(x, y)
-    loss = MMD(torch.tensor(0.7, dtype=torch.float64), per_feature=per_feature)
+    loss = MMD(0.7, per_feature=per_feature)
     assert float(loss(x, y, wx, wy)) == pytest.approx(expected, rel=1e-10)
 
 
