@@ -56,7 +56,7 @@ def run_demo(out: Path, *, epochs: int | None = None, overwrite: bool = False, p
     files = samples.packaged("diphoton")
     study = demo_study(out, files["sim"], files["data"], files["sim_independent"], epochs or EPOCHS)
     console.print(
-        f"fitting {study.model['loss']} for {study.fit.epochs} epochs after {WARM_START * study.fit.epochs} epochs of log loss (warm start)"
+        f"fitting {study.model['loss']} for {study.fit.epochs} epochs after {study.model['warm_start']} epochs of log loss (warm start)"
     )
     evaluation = run(study, files["sim_independent"], overwrite=overwrite, progress=progress)
     console.print(evaluation.table())
