@@ -40,7 +40,7 @@ def points(n: int = 200) -> dict[str, Sample]:
 
 
 def weights(objective: Objective) -> list[float]:
-    return [float(v) for parameter in objective.parameters() for v in parameter.flatten()]
+    return [float(v) for parameter in objective.parameters() for v in parameter.detach().flatten()]
 
 
 def test_fits_a_line_and_keeps_the_best_epoch() -> None:
