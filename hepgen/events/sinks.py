@@ -65,6 +65,8 @@ def _recreate(target: Target) -> Any:
     import uproot
 
     known = target.like.compression if target.like is not None else None
+    if isinstance(known, uproot.LZMA):  # ten times the time of all the rest of an apply
+        known = None
     return uproot.recreate(target.temporary, compression=target.compression or known or uproot.ZSTD(1))
 
 

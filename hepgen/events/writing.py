@@ -86,7 +86,7 @@ class Writer:
     overwrite : bool
         Replace an existing file.
     compression : uproot compression, optional
-        For ROOT files; that of `like` by default, else ZSTD level 1.
+        For ROOT files; that of `like` by default, else ZSTD level 1, which also replaces LZMA (its packing takes longer than all else).
 
     Attributes
     ----------
