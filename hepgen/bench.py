@@ -13,7 +13,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hepgen.errors import BackendError, UsageError
@@ -24,10 +24,11 @@ OPS = {"maf": "hepgen.bench_maf", "mmd": "hepgen.bench_mmd"}
 
 KEYS = (
     "op", "case", "backend", "device", "dtype", "shape", "threads", "isa", "seconds", "throughput", "unit", "ceiling_share", "peer",
-    "peer_seconds", "ratio",
+    "peer_seconds", "ratio", "quantiles",
 )  # fmt: skip
 
 _SLOW = 2.0  # seconds: what takes longer is run twice and no more
+_SHORT = 0.01  # seconds: what takes less is run so often, one after the other, that it takes this
 
 
 @dataclass
@@ -46,13 +47,20 @@ class Case:
     unit : str
         Unit of the throughput, work / seconds.
     flops : float
-        Floating-point operations that one run cannot do without, for the share of the multiply-add ceiling.
+        Floating-point operations that one run cannot do without.
+    moved : float
+        Bytes that one run cannot but read from and write to memory. The ceiling is the time that the machine takes
+        for the flops at its multiply-add peak or for these bytes at its copy bandwidth, whichever is longer.
     ours : callable
         Runs the op on the backend in force and returns the answer as a list of float64 arrays.
     peers : dict
         Name -> callable with the same answer.
     tolerance : float
         Largest difference between answers, relative to the largest number of the first.
+    unlike : dict
+        Name -> callable of peers that do work of the same size with another answer: timed, not compared.
+    prepare : callable, optional
+        Called before ours and before every peer in each round, outside the time.
     """
 
     op: str
@@ -65,6 +73,9 @@ class Case:
     ours: Callable[[], list[Any]]
     peers: dict[str, Callable[[], list[Any]]]
     tolerance: float
+    moved: float = 0.0
+    unlike: dict[str, Callable[[], Any]] = field(default_factory=dict)
+    prepare: Callable[[], None] | None = None
 
 
 def run(
@@ -97,7 +108,7 @@ def run(
     -------
     list of dict
         One object per case, size, backend and peer, with the keys of ``KEYS``; ``seconds`` is the median, ``shape`` a
-        list, ``throughput`` in ``unit``, ``ceiling_share`` the share of the multiply-add peak measured in the same run
+        list, ``throughput`` in ``unit``, ``ceiling_share`` the share of the machine's own limit as measured in the same run
         (None without the compiled core), ``ratio`` = peer_seconds / seconds; the peer's three are None where there is none.
 
     Raises
@@ -131,18 +142,18 @@ def _measure(case: Case, backends: Sequence[str] | None, threads: int, repeats: 
     names = dispatch.available(case.op) if backends is None else list(backends)
     if missing := [name for name in names if name not in dispatch.available(case.op)]:
         raise BackendError(f"{case.op} has no backend {missing[0]!r} here: choose one of {', '.join(dispatch.available(case.op))}")
-    runners = {("backend", name): _on_backend(name, case.ours) for name in names}
-    runners |= {("peer", name): function for name, function in case.peers.items()}
-    _compare(case, {f"{kind} {name}": function() for (kind, name), function in runners.items()})
-    seconds = _interleaved(runners, repeats)
-    core: Any = dispatch.core()
-    peak = core.peak_flops(threads) if core is not None else None
+    alike = {("backend", name): _on_backend(name, case.ours) for name in names}
+    alike |= {("peer", name): function for name, function in case.peers.items()}
+    _compare(case, {f"{kind} {name}": _prepared(case, function)() for (kind, name), function in alike.items()})
+    unlike = {("peer", name): function for name, function in case.unlike.items()}
+    taken = _interleaved(alike | unlike, case.prepare, repeats)
+    floor = _floor(case, threads)
     rows = []
     for name in names:
-        own = seconds["backend", name]
-        against: list[str | None] = [*case.peers] or [None]
+        own = statistics.median(taken["backend", name])
+        against: list[str | None] = [*case.peers, *case.unlike] or [None]
         for peer in against:
-            theirs = None if peer is None else seconds["peer", peer]
+            theirs = None if peer is None else statistics.median(taken["peer", peer])
             rows.append(
                 {
                     "op": case.label,
@@ -156,13 +167,39 @@ def _measure(case: Case, backends: Sequence[str] | None, threads: int, repeats: 
                     "seconds": own,
                     "throughput": case.work / own,
                     "unit": case.unit,
-                    "ceiling_share": None if peak is None else case.flops / own / peak,
+                    "ceiling_share": None if floor is None else floor / own,
                     "peer": peer,
                     "peer_seconds": theirs,
                     "ratio": None if theirs is None else theirs / own,
+                    "quantiles": _quantiles(taken["backend", name]),
                 }
             )
     return rows
+
+
+def _floor(case: Case, threads: int) -> float | None:
+    """Return the seconds that the machine itself needs, as measured here; None without the compiled core."""
+    core: Any = dispatch.core()
+    if core is None:
+        return None
+    moving = case.moved / core.copy_bandwidth(threads) if case.moved else 0.0
+    return max(case.flops / core.peak_flops(threads), moving)
+
+
+def _quantiles(seconds: list[float]) -> list[float]:
+    """Return the 10 %, 50 % and 90 % quantiles."""
+    import numpy as np
+
+    return [float(q) for q in np.quantile(seconds, [0.1, 0.5, 0.9])]
+
+
+def _prepared(case: Case, function: Callable[[], Any]) -> Callable[[], Any]:
+    def run() -> Any:
+        if case.prepare is not None:
+            case.prepare()
+        return function()
+
+    return run
 
 
 def _on_backend(name: str, function: Callable[[], list[Any]]) -> Callable[[], list[Any]]:
@@ -187,17 +224,23 @@ def _compare(case: Case, answers: dict[str, list[Any]]) -> None:
                 raise HepgenError(f"bench {case.label} {case.name}: {first} and {name} differ by {worst:.2g}, more than {case.tolerance:g}")
 
 
-def _interleaved(runners: dict[tuple[str, str], Callable[[], Any]], repeats: int) -> dict[tuple[str, str], float]:
+def _interleaved(
+    runners: dict[tuple[str, str], Callable[[], Any]], prepare: Callable[[], None] | None, repeats: int
+) -> dict[tuple[str, str], list[float]]:
     """Time everything in turn, round after round, so that whatever else the machine does falls on all alike."""
     taken: dict[tuple[str, str], list[float]] = {key: [] for key in runners}
-    for _ in range(repeats):
+    for _ in range(repeats + 1):  # the first round says how often to run what is over in no time, and does not count
         for key, function in runners.items():
             if len(taken[key]) >= 2 and taken[key][0] > _SLOW:
                 continue
+            if prepare is not None:
+                prepare()
+            times = 1 if not taken[key] else max(1, int(_SHORT / taken[key][0]))
             start = time.perf_counter()
-            function()
-            taken[key].append(time.perf_counter() - start)
-    return {key: statistics.median(values) for key, values in taken.items()}
+            for _ in range(times):
+                function()
+            taken[key].append((time.perf_counter() - start) / times)
+    return {key: values[1:] or values for key, values in taken.items()}
 
 
 @contextlib.contextmanager

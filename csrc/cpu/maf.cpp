@@ -2,10 +2,8 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cstdlib>
-#include <memory>
-#include <new>
 
+#include "hepgen/aligned.hpp"
 #include "hepgen/isa.hpp"
 #include "hepgen/maf_plan.hpp"
 #include "hepgen/parallel.hpp"
@@ -20,23 +18,6 @@ constexpr std::size_t kFewestRows = 2 * kTileEvents;
 constexpr std::size_t kKeptBytes = std::size_t(16)
                                    << 20;  // hidden units that fit into so much are kept, not computed again
 constexpr std::size_t kSumsBytes = std::size_t(128) << 20;  // what they may take
-
-std::size_t round_up(std::size_t n, std::size_t step) {
-    return (n + step - 1) / step * step;
-}
-
-struct Free {
-    void operator()(void* p) const { std::free(p); }
-};
-template <class T>
-using Aligned = std::unique_ptr<T[], Free>;
-
-template <class T>
-Aligned<T> allocate(std::size_t count) {
-    void* p = std::aligned_alloc(64, round_up(std::max<std::size_t>(count * sizeof(T), 1), 64));
-    if (!p) throw std::bad_alloc();
-    return Aligned<T>(static_cast<T*>(p));
-}
 
 template <class T>
 MafKernels<T> kernels() {

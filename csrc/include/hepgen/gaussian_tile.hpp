@@ -4,15 +4,12 @@
 #include <cstddef>
 
 #include "hepgen/isa.hpp"
+#include "hepgen/round_up.hpp"
 
 namespace hepgen {
 
 inline constexpr std::size_t kPad = 64;  // points are stored in multiples of this; no vector is longer
 inline constexpr int kRowsAtOnce = 4;    // rows that a tile works on together
-
-constexpr std::size_t round_up(std::size_t n, std::size_t step) {
-    return (n + step - 1) / step * step;
-}
 
 // How many numbers Tile::scratch must hold.
 constexpr std::size_t scratch_size(int features, std::size_t columns) {

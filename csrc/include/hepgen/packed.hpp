@@ -3,12 +3,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <limits>
-#include <memory>
-#include <new>
 #include <vector>
 
+#include "hepgen/aligned.hpp"
 #include "hepgen/gaussian_tile.hpp"
 
 namespace hepgen {
@@ -19,19 +17,6 @@ struct Sample {
     const T* weights;  // (rows,), null for ones
     std::size_t rows;
 };
-
-struct Free {
-    void operator()(void* p) const { std::free(p); }
-};
-template <class T>
-using Aligned = std::unique_ptr<T[], Free>;
-
-template <class T>
-Aligned<T> allocate(std::size_t count) {
-    void* p = std::aligned_alloc(64, round_up(std::max<std::size_t>(count * sizeof(T), 1), 64));
-    if (!p) throw std::bad_alloc();
-    return Aligned<T>(static_cast<T*>(p));
-}
 
 // The common frame of two samples: coordinate f becomes (x_f - centre_f) * scale_f, so that
 // k_ij = 2^(-sum of squared differences). The centre keeps the digits of features that sit far from zero.
