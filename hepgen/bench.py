@@ -183,7 +183,7 @@ def _floor(case: Case, threads: int) -> float | None:
     if core is None:
         return None
     moving = case.moved / core.copy_bandwidth(threads) if case.moved else 0.0
-    return max(case.flops / core.peak_flops(threads), moving)
+    return float(max(case.flops / core.peak_flops(threads), moving))
 
 
 def _quantiles(seconds: list[float]) -> list[float]:
