@@ -31,8 +31,29 @@ HEPGEN_INLINE T* kernel_scratch(const Tile<T>& t, int row) {
     return column_scratch(t, 1 + t.features + row);
 }
 
-// k_ij = 2^(-sum_f (x_if - y_jf)^2) of these rows: its sums, and wx_i wy_j k_ij for the gradients.
-template <class T, int D, bool Weighted, Mode M, int Rows>
+// The kernel at a squared distance, and its slope: minus its derivative in that distance, over ln 2.
+template <class T>
+struct Kernel {
+    Vec<T> value, slope;
+};
+
+template <class T, bool Several>
+HEPGEN_INLINE Kernel<T> kernel_at(const Tile<T>& t, Vec<T> exponent) {
+    if constexpr (!Several) {
+        const Vec<T> k = exp2_nonpositive<T>(exponent);
+        return {k, k};
+    }
+    Kernel<T> sum{};
+    for (int s = 0; s < t.scale_count; ++s) {
+        const Vec<T> k = exp2_nonpositive<T>(exponent * t.scales[s]);
+        sum.value += k;
+        sum.slope += k * t.scales[s];
+    }
+    return sum;
+}
+
+// k_ij of these rows: its sums, and wx_i wy_j times its slope for the gradients.
+template <class T, int D, bool Weighted, Mode M, int Rows, bool Several>
 HEPGEN_INLINE void kernel_values(Tile<T>& t, int i) {
     constexpr int width = Lanes<T>::width;
     const int features = D > 0 ? D : t.features;
@@ -57,11 +78,12 @@ HEPGEN_INLINE void kernel_values(Tile<T>& t, int i) {
         }
         Vec<T> column_sum{};
         for (int r = 0; r < Rows; ++r) {
-            const Vec<T> k = exp2_nonpositive<T>(exponent[r]);
-            const Vec<T> kw = Weighted ? k * load(wy + j) : k;
-            sum[r] += kw;
-            if constexpr (M == Mode::both) column_sum += Weighted ? k * wx[r] : k;
-            if constexpr (has_gradients(M)) store<T>(kernel + r * stride + j, Weighted ? kw * wx[r] : kw);
+            const Kernel<T> k = kernel_at<T, Several>(t, exponent[r]);
+            sum[r] += Weighted ? k.value * load(wy + j) : k.value;
+            if constexpr (M == Mode::both) column_sum += Weighted ? k.value * wx[r] : k.value;
+            if constexpr (has_gradients(M)) {
+                store<T>(kernel + r * stride + j, Weighted ? k.slope * load(wy + j) * wx[r] : k.slope);
+            }
         }
         if constexpr (M == Mode::both) store<T>(column_sums + j, load(column_sums + j) + column_sum);
     }
@@ -75,7 +97,7 @@ HEPGEN_INLINE void kernel_values(Tile<T>& t, int i) {
     }
 }
 
-// sum_j wx_i wy_j k_ij (y_jf - x_if) of these rows for features f ... f + Features - 1, and its opposite for the
+// sum_j wx_i wy_j slope_ij (y_jf - x_if) of these rows for features f ... f + Features - 1, and its opposite for the
 // columns.
 template <class T, Mode M, int Rows, int Features>
 HEPGEN_INLINE void kernel_gradients(Tile<T>& t, int i, int f) {
@@ -110,10 +132,10 @@ HEPGEN_INLINE void kernel_gradients(Tile<T>& t, int i, int f) {
     }
 }
 
-template <class T, int D, bool Weighted, Mode M, int Rows>
+template <class T, int D, bool Weighted, Mode M, int Rows, bool Several>
 HEPGEN_INLINE void sum_rows(Tile<T>& t, int i) {
     constexpr int at_once = 2;
-    kernel_values<T, D, Weighted, M, Rows>(t, i);
+    kernel_values<T, D, Weighted, M, Rows, Several>(t, i);
     if constexpr (has_gradients(M)) {
         const int features = D > 0 ? D : t.features;
         int f = 0;
@@ -138,71 +160,72 @@ void flush_columns(Tile<T>& t) {
     }
 }
 
-template <class T, int D, bool Weighted, Mode M>
+template <class T, int D, bool Weighted, bool Several, Mode M>
 void sum_tile(Tile<T>& t) {
     const FlushDenormals flush;
     for (int begin = 0; begin < t.rows; begin += kRowsPerFlush) {
         const int end = begin + kRowsPerFlush < t.rows ? begin + kRowsPerFlush : t.rows;
         if constexpr (M == Mode::both) clear_columns(t);
         int i = begin;
-        for (; i + kRowsAtOnce <= end; i += kRowsAtOnce) sum_rows<T, D, Weighted, M, kRowsAtOnce>(t, i);
-        for (; i < end; ++i) sum_rows<T, D, Weighted, M, 1>(t, i);
+        for (; i + kRowsAtOnce <= end; i += kRowsAtOnce) sum_rows<T, D, Weighted, M, kRowsAtOnce, Several>(t, i);
+        for (; i < end; ++i) sum_rows<T, D, Weighted, M, 1, Several>(t, i);
         if constexpr (M == Mode::both) flush_columns(t);
     }
 }
 
-template <class T, int D, bool Weighted>
+template <class T, int D, bool Weighted, bool Several>
 TileFunction<T> by_mode(Mode mode) {
     switch (mode) {
         case Mode::value:
-            return sum_tile<T, D, Weighted, Mode::value>;
+            return sum_tile<T, D, Weighted, Several, Mode::value>;
         case Mode::sums:
-            return sum_tile<T, D, Weighted, Mode::sums>;
+            return sum_tile<T, D, Weighted, Several, Mode::sums>;
         case Mode::rows:
-            return sum_tile<T, D, Weighted, Mode::rows>;
+            return sum_tile<T, D, Weighted, Several, Mode::rows>;
         case Mode::both:
             break;
     }
-    return sum_tile<T, D, Weighted, Mode::both>;
+    return sum_tile<T, D, Weighted, Several, Mode::both>;
 }
 
-template <class T, int D>
-TileFunction<T> by_weights(bool weighted, Mode mode) {
-    return weighted ? by_mode<T, D, true>(mode) : by_mode<T, D, false>(mode);
+template <class T, int D, bool Several = false>
+TileFunction<T> by_weights(TileKind kind) {
+    return kind.weighted ? by_mode<T, D, true, Several>(kind.mode) : by_mode<T, D, false, Several>(kind.mode);
 }
 
 template <class T>
-TileFunction<T> by_features(int features, bool weighted, Mode mode) {
-    switch (features) {
+TileFunction<T> by_features(TileKind kind) {
+    if (kind.several) return by_weights<T, 0, true>(kind);
+    switch (kind.features) {
         case 1:
-            return by_weights<T, 1>(weighted, mode);
+            return by_weights<T, 1>(kind);
         case 2:
-            return by_weights<T, 2>(weighted, mode);
+            return by_weights<T, 2>(kind);
         case 3:
-            return by_weights<T, 3>(weighted, mode);
+            return by_weights<T, 3>(kind);
         case 4:
-            return by_weights<T, 4>(weighted, mode);
+            return by_weights<T, 4>(kind);
         case 5:
-            return by_weights<T, 5>(weighted, mode);
+            return by_weights<T, 5>(kind);
         case 6:
-            return by_weights<T, 6>(weighted, mode);
+            return by_weights<T, 6>(kind);
         case 7:
-            return by_weights<T, 7>(weighted, mode);
+            return by_weights<T, 7>(kind);
         case 8:
-            return by_weights<T, 8>(weighted, mode);
+            return by_weights<T, 8>(kind);
         default:
-            return by_weights<T, 0>(weighted, mode);
+            return by_weights<T, 0>(kind);
     }
 }
 
 }  // namespace
 
-TileFunction<float> gaussian_tile(float, int features, bool weighted, Mode mode) {
-    return by_features<float>(features, weighted, mode);
+TileFunction<float> gaussian_tile(float, TileKind kind) {
+    return by_features<float>(kind);
 }
 
-TileFunction<double> gaussian_tile(double, int features, bool weighted, Mode mode) {
-    return by_features<double>(features, weighted, mode);
+TileFunction<double> gaussian_tile(double, TileKind kind) {
+    return by_features<double>(kind);
 }
 
 }  // namespace hepgen::HEPGEN_ISA

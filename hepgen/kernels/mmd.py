@@ -1,7 +1,8 @@
 """The Gaussian kernel sums and the squared maximum mean discrepancy.
 
-k(a, b) = exp(-sum_f (a_f - b_f)^2 / sigma_f). The n x m kernel matrix is never built: memory is O(n + m).
-The compiled backend makes the value and the gradients that are asked for in one sweep over the pairs, symmetric halves once.
+k(a, b) = exp(-sum_f (a_f - b_f)^2 / sigma_f), or the mean of several such. The n x m kernel matrix is never built:
+memory is O(n + m). The compiled backend makes the value and the gradients that are asked for in one sweep over the pairs,
+symmetric halves once, and passes over groups of points that lie so far apart that every kernel value is zero.
 """
 
 # the fakes of custom ops take all that the ops take
@@ -33,6 +34,7 @@ def mmd2(
     x_weights: Tensor | None = None,
     y_weights: Tensor | None = None,
     cross_weight: float = 2.0,
+    per_feature: bool = False,
     y_mean: Tensor | float | None = None,
 ) -> Tensor:
     """Squared maximum mean discrepancy of two weighted samples, with a Gaussian kernel.
@@ -46,14 +48,19 @@ def mmd2(
     ----------
     x, y : (n, d), (m, d) tensor of float32 or float64
         Differentiable to first order.
-    bandwidth : float or (d,) tensor
-        sigma in k(a, b) = exp(-sum_f (a_f - b_f)^2 / sigma_f), in squared units of the features. A constant.
+    bandwidth : float or (d,) or (S, d) or (S, 1) tensor
+        sigma in k(a, b) = exp(-sum_f (a_f - b_f)^2 / sigma_f), in squared units of the features. A constant. With S
+        rows the kernel is the mean of S Gaussians; proportional rows share their distances.
     x_weights, y_weights : (n,), (m,) tensor, optional
         Event weights, signed ones too, differentiable. A sum of zero gives NaN or inf.
     cross_weight : float
         2 is the estimator of Gretton et al.; the simulation-to-data paper prints 1.
+    per_feature : bool
+        The mean over the features of their one-dimensional discrepancies, instead of the joint one, which alone sees
+        correlations.
     y_mean : float or 0-d tensor, optional
-        :func:`kernel_mean` of y where it is known (data do not change between steps), so that it is not made again.
+        :func:`kernel_mean` of y, with the same bandwidth and `per_feature`, where it is known (data do not change between
+        steps), so that it is not made again.
 
     Returns
     -------
@@ -77,13 +84,13 @@ def mmd2(
         raise UsageError("mmd2: y needs a gradient, so y_mean cannot be a constant: leave it out")
     known = None if y_mean is None else torch.as_tensor(y_mean, dtype=torch.float64, device=x.device).detach()
     if _choose("mmd2", x.device.type) == "reference":
-        return mmd2_reference(x, y, sigma, wx, wy, cross_weight, known)
+        return mmd2_reference(x, y, sigma, wx, wy, cross_weight, per_feature, known)
     wanted = _wanted((x, _GRAD_X), (y, _GRAD_Y), (wx, _GRAD_WX), (wy, _GRAD_WY))
-    value: Tensor = torch.ops.hepgen.mmd2(x, y, sigma, wx, wy, float(cross_weight), known, wanted)[0]
+    value: Tensor = torch.ops.hepgen.mmd2(x, y, sigma, wx, wy, float(cross_weight), per_feature, known, wanted)[0]
     return value
 
 
-def kernel_mean(x: Tensor, bandwidth: Bandwidth, *, weights: Tensor | None = None) -> Tensor:
+def kernel_mean(x: Tensor, bandwidth: Bandwidth, *, weights: Tensor | None = None, per_feature: bool = False) -> Tensor:
     """Return sum_ij w_i w_j k(x_i, x_j) / (sum w)^2: the term of :func:`mmd2` that belongs to one sample alone.
 
     A constant: no gradient flows to x. Parameters and errors as in :func:`mmd2`.
@@ -98,8 +105,8 @@ def kernel_mean(x: Tensor, bandwidth: Bandwidth, *, weights: Tensor | None = Non
         raise InputError("kernel_mean needs at least one row")
     with torch.no_grad():
         if _choose("kernel_mean", x.device.type) == "reference":
-            return _mean(x, x, sigma, w, w).double()
-        value: Tensor = torch.ops.hepgen.kernel_mean(x, sigma, w)
+            return _mean(x, x, sigma, w, w, per_feature).double()
+        value: Tensor = torch.ops.hepgen.kernel_mean(x, sigma, w, per_feature)
         return value
 
 
@@ -110,7 +117,7 @@ def gaussian_sums(x: Tensor, y: Tensor, bandwidth: Bandwidth, *, y_weights: Tens
     ----------
     x, y : (n, d), (m, d) tensor of float32 or float64
         Differentiable to first order.
-    bandwidth : float or (d,) tensor
+    bandwidth : float or (d,) or (S, d) or (S, 1) tensor
         sigma, as in :func:`mmd2`.
     y_weights : (m,) tensor, optional
         Signed weights v, differentiable.
@@ -146,7 +153,7 @@ _choose._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _check(x: Tensor, y: Tensor, bandwidth: Bandwidth) -> Tensor:
-    """Return sigma as a (d,) tensor of float64 on the device of x."""
+    """Return sigma as a (bandwidths, d) tensor of float64 on the device of x."""
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or x.shape[1] == 0:
         raise UsageError(f"samples must have shapes (n, d) and (m, d) with d >= 1, got {tuple(x.shape)} and {tuple(y.shape)}")
     if x.dtype != y.dtype or x.dtype not in {torch.float32, torch.float64}:
@@ -156,11 +163,15 @@ def _check(x: Tensor, y: Tensor, bandwidth: Bandwidth) -> Tensor:
     if isinstance(bandwidth, Tensor) and bandwidth.requires_grad:
         raise UsageError("the bandwidth is a constant: no gradient flows to it, detach it")
     sigma = torch.as_tensor(bandwidth, dtype=torch.float64, device=x.device)
-    if sigma.ndim > 1 or (sigma.ndim == 1 and sigma.shape[0] != x.shape[1]):
-        raise UsageError(f"bandwidth must be a number or hold one value per feature ({x.shape[1]}), got shape {tuple(sigma.shape)}")
+    columns = sigma.shape[-1:] in {(), (x.shape[1],)} or (sigma.ndim == 2 and sigma.shape[1] == 1)
+    if sigma.ndim > 2 or not columns or sigma.shape[:-1] == (0,):
+        raise UsageError(
+            f"bandwidth must be a number or hold one value per feature ({x.shape[1]}), in one row or in several, "
+            f"got shape {tuple(sigma.shape)}"
+        )
     if not torch.compiler.is_compiling() and not bool((sigma > 0).all()):
         raise UsageError(f"bandwidth must be positive, got {sigma.tolist()}")
-    return sigma.expand(x.shape[1])
+    return sigma.expand(sigma.shape[0] if sigma.ndim == 2 else 1, x.shape[1])
 
 
 def _weights(weights: Tensor | None, points: Tensor, name: str) -> Tensor | None:
@@ -181,12 +192,13 @@ def _wanted(*tensors: tuple[Tensor | None, int]) -> int:
 
 
 def _row_sums(x: Tensor, y: Tensor, sigma: Tensor, wy: Tensor | None) -> Tensor:
-    k = torch.exp(-((x[:, None, :] - y[None, :, :]).square() / sigma).sum(-1))
+    squares = (x[:, None, :] - y[None, :, :]).square()
+    k = torch.stack([torch.exp(-(squares / s).sum(-1)) for s in sigma]).mean(0)
     return k.sum(1) if wy is None else k @ wy
 
 
 def gaussian_sums_reference(x: Tensor, y: Tensor, sigma: Tensor, wy: Tensor | None = None) -> Tensor:
-    """:func:`gaussian_sums` in plain torch; sigma (d,)."""
+    """:func:`gaussian_sums` in plain torch; sigma (bandwidths, d)."""
     sigma = sigma.to(x.dtype)
     step = max(1, _REFERENCE_NUMBERS // max(y.numel(), 1))
     if x.shape[0] <= step:
@@ -195,7 +207,10 @@ def gaussian_sums_reference(x: Tensor, y: Tensor, sigma: Tensor, wy: Tensor | No
     return torch.cat(chunks)
 
 
-def _mean(x: Tensor, y: Tensor, sigma: Tensor, wx: Tensor | None, wy: Tensor | None) -> Tensor:
+def _mean(x: Tensor, y: Tensor, sigma: Tensor, wx: Tensor | None, wy: Tensor | None, per_feature: bool = False) -> Tensor:
+    if per_feature:
+        columns = zip(x.split(1, 1), y.split(1, 1), sigma.split(1, 1), strict=True)
+        return torch.stack([_mean(a, b, s, wx, wy) for a, b, s in columns]).mean()
     sums = gaussian_sums_reference(x, y, sigma, wy)
     per_row = sums.mean() if wx is None else (wx @ sums) / wx.sum()
     return per_row / (y.shape[0] if wy is None else wy.sum())
@@ -208,11 +223,12 @@ def mmd2_reference(
     wx: Tensor | None = None,
     wy: Tensor | None = None,
     cross_weight: float = 2.0,
+    per_feature: bool = False,
     y_mean: Tensor | None = None,
 ) -> Tensor:
-    """:func:`mmd2` in plain torch; sigma (d,)."""
-    yy = _mean(y, y, sigma, wy, wy) if y_mean is None else y_mean.to(x.dtype)
-    return _mean(x, x, sigma, wx, wx) + yy - cross_weight * _mean(x, y, sigma, wx, wy)
+    """:func:`mmd2` in plain torch; sigma (bandwidths, d)."""
+    yy = _mean(y, y, sigma, wy, wy, per_feature) if y_mean is None else y_mean.to(x.dtype)
+    return _mean(x, x, sigma, wx, wx, per_feature) + yy - cross_weight * _mean(x, y, sigma, wx, wy, per_feature)
 
 
 # --- the compiled backend as custom ops: what they return beside the value are the gradients that were asked for
@@ -248,13 +264,14 @@ def _mmd2(
     wx: Tensor | None,
     wy: Tensor | None,
     cross_weight: float,
+    per_feature: bool,
     y_mean: Tensor | None,
     wanted: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     core: Any = dispatch.core()
     known = None if y_mean is None else float(y_mean)
     value, *gradients = core.mmd2(
-        _array(x), _array(y), _array(sigma), _array(wx), _array(wy), cross_weight, known, wanted, torch.get_num_threads()
+        _array(x), _array(y), _array(sigma), _array(wx), _array(wy), cross_weight, per_feature, known, wanted, torch.get_num_threads()
     )
     gx, gy, gwx, gwy = (torch.from_numpy(g) for g in gradients)
     return torch.tensor(value, dtype=x.dtype), gx, gy, gwx, gwy
@@ -268,6 +285,7 @@ def _(
     wx: Tensor | None,
     wy: Tensor | None,
     cross_weight: float,
+    per_feature: bool,
     y_mean: Tensor | None,
     wanted: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -284,7 +302,7 @@ def _(
 
 
 def _mmd2_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x, y, _, wx, wy, _, _, ctx.wanted = inputs
+    x, y, _, wx, wy, *_, ctx.wanted = inputs
     ctx.mark_non_differentiable(*output[1:])
     ctx.save_for_backward(*output[1:], x, y, *(w for w in (wx, wy) if w is not None))
 
@@ -295,21 +313,21 @@ def _mmd2_backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, .
         torch.ops.hepgen.first_derivative(grad, gradient, inputs) if ctx.wanted & bit else None
         for bit, gradient in zip((_GRAD_X, _GRAD_Y, _GRAD_WX, _GRAD_WY), gradients, strict=True)
     )
-    return gx, gy, None, gwx, gwy, None, None, None
+    return gx, gy, None, gwx, gwy, None, None, None, None
 
 
 _mmd2.register_autograd(_mmd2_backward, setup_context=_mmd2_setup)
 
 
 @torch.library.custom_op("hepgen::kernel_mean", mutates_args=(), device_types="cpu")
-def _kernel_mean(x: Tensor, sigma: Tensor, w: Tensor | None) -> Tensor:
+def _kernel_mean(x: Tensor, sigma: Tensor, w: Tensor | None, per_feature: bool) -> Tensor:
     core: Any = dispatch.core()
-    value = core.kernel_mean(_array(x), _array(sigma), _array(w), torch.get_num_threads())
+    value = core.kernel_mean(_array(x), _array(sigma), _array(w), per_feature, torch.get_num_threads())
     return torch.tensor(value, dtype=torch.float64)
 
 
 @_kernel_mean.register_fake
-def _(x: Tensor, sigma: Tensor, w: Tensor | None) -> Tensor:
+def _(x: Tensor, sigma: Tensor, w: Tensor | None, per_feature: bool) -> Tensor:
     return x.new_empty((), dtype=torch.float64)
 
 

@@ -14,7 +14,7 @@ class MMD(nn.Module):
     Parameters
     ----------
     bandwidth
-        sigma of the kernel, one number or one per feature (F,).
+        sigma of the kernel, one number or one per feature (F,); rows of them (S, F) or (S, 1) for the mean of several kernels.
     cross_weight
         Weight of the cross term: 2 is zero for equal distributions; 1 is what the paper prints.
     per_feature
@@ -30,12 +30,12 @@ class MMD(nn.Module):
 
     def forward(self, samples: Tensor, target: Tensor, weights: Tensor | None = None, target_weights: Tensor | None = None) -> Tensor:
         """Discrepancy of samples (n, F) from target (m, F), with signed weights (n,) and (m,); a scalar."""
-
-        def joint(x: Tensor, y: Tensor, bandwidth: Tensor) -> Tensor:
-            return mmd2(x, y, bandwidth, x_weights=weights, y_weights=target_weights, cross_weight=self.cross_weight)
-
-        bandwidth = self.bandwidth.to(samples.dtype)
-        if not self.per_feature:
-            return joint(samples, target, bandwidth)
-        bandwidths = bandwidth.expand(samples.shape[1])
-        return torch.stack([joint(samples[:, f : f + 1], target[:, f : f + 1], bandwidths[f]) for f in range(samples.shape[1])]).mean()
+        return mmd2(
+            samples,
+            target,
+            self.bandwidth.to(samples.dtype),
+            x_weights=weights,
+            y_weights=target_weights,
+            cross_weight=self.cross_weight,
+            per_feature=self.per_feature,
+        )

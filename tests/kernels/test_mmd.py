@@ -6,40 +6,14 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from mmd_support import BACKENDS, brute_mmd2, brute_sums, draw, needs_cpp
 
 from hepgen import kernels
 from hepgen.errors import BackendError, InputError, UsageError
-
-CPP = any(op == "mmd2" and name == "cpp" and ok for op, name, ok, _ in kernels.registry())
-BACKENDS = [
-    pytest.param(name, marks=pytest.mark.skipif(name == "cpp" and not CPP, reason="hepgen._core is not built"))
-    for name in ("reference", "cpp")
-]
-needs_cpp = pytest.mark.skipif(not CPP, reason="hepgen._core is not built")
-
-
-def draw(n: int, d: int, seed: int, dtype: torch.dtype = torch.float64, *, shift: float = 0.0) -> Tensor:
-    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).add(shift).to(dtype)
-
-
-def brute_sums(x: Tensor, y: Tensor, sigma: object, wy: Tensor | None = None) -> np.ndarray:
-    a, b = x.detach().double().numpy(), y.detach().double().numpy()
-    k = np.exp(-((a[:, None, :] - b[None, :, :]) ** 2 / np.asarray(sigma, dtype=float)).sum(-1))
-    return k @ (np.ones(len(b)) if wy is None else wy.detach().double().numpy())
-
-
-def brute_mmd2(x, y, sigma, wx=None, wy=None, cross_weight=2.0) -> float:
-    w = np.ones(len(x)) if wx is None else wx.detach().double().numpy()
-    v = np.ones(len(y)) if wy is None else wy.detach().double().numpy()
-    xx = w @ brute_sums(x, x, sigma, wx) / w.sum() ** 2
-    yy = v @ brute_sums(y, y, sigma, wy) / v.sum() ** 2
-    return float(xx + yy - cross_weight * (w @ brute_sums(x, y, sigma, wy)) / (w.sum() * v.sum()))
 
 
 @pytest.mark.parametrize("name", BACKENDS)
@@ -354,13 +328,13 @@ class TestTorch:
         x, y = draw(5, 3, 1).requires_grad_(), draw(4, 3, 2).requires_grad_()
         w = torch.rand(5, generator=torch.Generator().manual_seed(3), dtype=torch.float64).requires_grad_()
         v = torch.rand(4, generator=torch.Generator().manual_seed(4), dtype=torch.float64).requires_grad_()
-        sigma = torch.full((3,), 2.0, dtype=torch.float64)
+        sigma = torch.full((2, 3), 2.0, dtype=torch.float64)
         kernels.mmd2(x, y, 2.0)  # registers the ops
         ops = torch.ops.hepgen
-        torch.library.opcheck(ops.mmd2.default, (x, y, sigma, w, v, 2.0, None, 15))
-        torch.library.opcheck(ops.mmd2.default, (x.detach(), y.detach(), sigma, None, None, 1.0, torch.tensor(0.5).double(), 0))
+        torch.library.opcheck(ops.mmd2.default, (x, y, sigma, w, v, 2.0, False, None, 15))
+        torch.library.opcheck(ops.mmd2.default, (x.detach(), y.detach(), sigma, None, None, 1.0, True, torch.tensor(0.5).double(), 0))
         torch.library.opcheck(ops.gaussian_sums.default, (x, y, sigma, v, True))
-        torch.library.opcheck(ops.kernel_mean.default, (x.detach(), sigma, w.detach()))
+        torch.library.opcheck(ops.kernel_mean.default, (x.detach(), sigma, w.detach(), True))
 
     def test_compile_keeps_the_op(self):
         x, y = draw(40, 3, 1).requires_grad_(), draw(30, 3, 2)
@@ -401,6 +375,8 @@ class TestArguments:
             ((torch.zeros(3, 2), torch.zeros(3, 2), 0.0), {}, "positive"),
             ((torch.zeros(3, 2), torch.zeros(3, 2), torch.tensor([1.0, -1.0])), {}, "positive"),
             ((torch.zeros(3, 2), torch.zeros(3, 2), torch.ones(3)), {}, "one value per feature"),
+            ((torch.zeros(3, 2), torch.zeros(3, 2), torch.ones(2, 3)), {}, "one value per feature"),
+            ((torch.zeros(3, 2), torch.zeros(3, 2), torch.ones(0, 2)), {}, "one value per feature"),
             ((torch.zeros(3, 2), torch.zeros(3, 2), torch.ones(2, requires_grad=True)), {}, "no gradient flows"),
             ((torch.zeros(3, 2), torch.zeros(3, 2), 1.0), {"x_weights": torch.ones(2)}, r"x_weights must have shape \(3,\)"),
             ((torch.zeros(3, 2), torch.zeros(3, 2), 1.0), {"y_weights": torch.ones(3, 1)}, "y_weights must have shape"),

@@ -1,4 +1,5 @@
-// A rectangle of the Gaussian kernel matrix, k_ij = 2^(-sum_f (x_if - y_jf)^2), that is summed while it is made.
+// A rectangle of the Gaussian kernel matrix, k_ij = sum_s 2^(-c_s sum_f (x_if - y_jf)^2), that is summed while it is
+// made. There is one scale c = 1, or several. Gradients are made of its slope, sum_s c_s 2^(-c_s ...).
 #pragma once
 
 #include <cstddef>
@@ -19,7 +20,7 @@ constexpr std::size_t scratch_size(int features, std::size_t columns) {
 enum class Mode {
     value,  // sum_ij wx_i wy_j k_ij alone
     sums,   // and sum_j wy_j k_ij for every row
-    rows,   // and sum_j wx_i wy_j k_ij (y_j - x_i): the gradient with respect to the row's point, but for factors
+    rows,   // and sum_j wx_i wy_j slope_ij (y_j - x_i): the gradient with respect to the row's point, but for factors
     both,   // and the same two for every column
 };
 
@@ -31,10 +32,12 @@ struct Tile {
     const T* wx;  // weights, (rows,) and (columns,); both null where all weights are one
     const T* wy;
     int features, rows, columns;
-    double* row;  // row[i] += sum_j wy_j k_ij; row[(1 + f) * row_stride + i] += sum_j wx_i wy_j k_ij (y_jf - x_if)
+    double* row;  // row[i] += sum_j wy_j k_ij; row[(1 + f) * row_stride + i] += sum_j wx_i wy_j slope_ij (y_jf - x_if)
     std::size_t row_stride;
     double* column;  // the same for the columns
     std::size_t column_stride;
+    const T* scales;  // (scale_count,), read by functions for several scales alone
+    int scale_count;
     T* scratch;    // scratch_size(features, columns) numbers
     double value;  // Mode::value adds to it
 };
@@ -42,19 +45,25 @@ struct Tile {
 template <class T>
 using TileFunction = void (*)(Tile<T>&);
 
-// The function for so many features, in one instruction set.
+struct TileKind {
+    int features;
+    bool weighted, several;
+    Mode mode;
+};
+
+// The function for that kind, in one instruction set.
 namespace baseline {
-TileFunction<float> gaussian_tile(float, int features, bool weighted, Mode mode);
-TileFunction<double> gaussian_tile(double, int features, bool weighted, Mode mode);
+TileFunction<float> gaussian_tile(float, TileKind kind);
+TileFunction<double> gaussian_tile(double, TileKind kind);
 }  // namespace baseline
 #ifdef HEPGEN_X86
 namespace avx2 {
-TileFunction<float> gaussian_tile(float, int features, bool weighted, Mode mode);
-TileFunction<double> gaussian_tile(double, int features, bool weighted, Mode mode);
+TileFunction<float> gaussian_tile(float, TileKind kind);
+TileFunction<double> gaussian_tile(double, TileKind kind);
 }  // namespace avx2
 namespace avx512 {
-TileFunction<float> gaussian_tile(float, int features, bool weighted, Mode mode);
-TileFunction<double> gaussian_tile(double, int features, bool weighted, Mode mode);
+TileFunction<float> gaussian_tile(float, TileKind kind);
+TileFunction<double> gaussian_tile(double, TileKind kind);
 }  // namespace avx512
 #endif
 

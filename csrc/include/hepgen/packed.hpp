@@ -1,9 +1,7 @@
 // Samples as the tiles of a kernel matrix want them: one column per feature, scaled, padded to whole vectors.
 #pragma once
 
-#include <algorithm>
-#include <cmath>
-#include <limits>
+#include <cstddef>
 #include <vector>
 
 #include "hepgen/aligned.hpp"
@@ -11,73 +9,80 @@
 
 namespace hepgen {
 
+inline constexpr std::size_t kGroup = 128;  // points of a grouped sample that share a box
+
 template <class T>
 struct Sample {
     const T* points;   // (rows, features), row-major
     const T* weights;  // (rows,), null for ones
     std::size_t rows;
+    int features;
 };
 
-// The common frame of two samples: coordinate f becomes (x_f - centre_f) * scale_f, so that
+// The common frame of two samples: coordinate f becomes (x[feature_f] - centre_f) * scale_f, so that
 // k_ij = 2^(-sum of squared differences). The centre keeps the digits of features that sit far from zero.
 struct Frame {
+    std::vector<int> feature;
     std::vector<double> centre, scale, gradient_factor;
 };
 
+// sigma: of these features, in the same order.
 template <class T>
-Frame make_frame(const Sample<T>& x, const double* sigma, int features) {
-    constexpr double log2_e = 1.4426950408889634074;
-    Frame frame;
-    for (int f = 0; f < features; ++f) {
-        double sum = 0;
-        for (std::size_t i = 0; i < x.rows; ++i) sum += static_cast<double>(x.points[i * features + f]);
-        const double mean = x.rows ? sum / static_cast<double>(x.rows) : 0;
-        frame.centre.push_back(std::isfinite(mean) ? mean : 0);
-        frame.scale.push_back(std::sqrt(log2_e / sigma[f]));
-        frame.gradient_factor.push_back(2 / (sigma[f] * frame.scale.back()));  // dk/dx_f = factor k (y_f - x_f) scaled
-    }
-    return frame;
-}
+Frame make_frame(const Sample<T>& x, std::vector<int> features, const std::vector<double>& sigma);
 
-// A sample as the tiles want it: one column per feature, scaled, padded.
+// Boxes around consecutive points, so many at a time: the lower corner, then the upper one, of each. A box with a point
+// or weight that is not finite has no bounds, so that it is never far from anything.
+template <class T>
+struct Boxes {
+    std::size_t size = 0;  // points in each
+    int features = 0;
+    std::vector<T> corners;
+
+    const T* at(std::size_t point) const { return corners.data() + point / size * 2 * features; }
+};
+
 template <class T>
 struct Packed {
     std::size_t rows, stride;
     int features;
     double weight_sum;
-    Aligned<T> points, weights;
+    Aligned<T> points, weights;      // weights null where all are one
+    std::vector<std::size_t> order;  // of a grouped sample: the row that each point came from; empty otherwise
 
-    Packed(const Sample<T>& sample, const Frame& frame, bool weighted)
-        : rows(sample.rows), stride(round_up(sample.rows, kPad)), features(int(frame.centre.size())) {
-        points = allocate<T>(stride * features);
-        T largest = 0;
-        for (int f = 0; f < features; ++f) {
-            T* out = points.get() + f * stride;
-            std::fill(out + rows, out + stride, T(0));
-            for (std::size_t i = 0; i < rows; ++i) {
-                const double given = static_cast<double>(sample.points[i * features + f]);
-                const double scaled = (given - frame.centre[f]) * frame.scale[f];
-                // the canonical NaN: see exp.hpp
-                out[i] = std::isnan(scaled) ? std::numeric_limits<T>::quiet_NaN() : static_cast<T>(scaled);
-                if (f == 0 && std::isfinite(out[i])) largest = std::max(largest, std::abs(out[i]));
-            }
-        }
-        const T far = std::max(T(4) * largest, T(1e6));
-        std::fill(points.get() + rows, points.get() + stride, far);
-        weight_sum = static_cast<double>(rows);
-        if (weighted) pack_weights(sample);
-    }
+    Packed(const Sample<T>& sample, const Frame& frame, bool weighted);
 
-    void pack_weights(const Sample<T>& sample) {
-        weights = allocate<T>(stride);
-        std::fill(weights.get(), weights.get() + stride, T(0));
-        weight_sum = 0;
-        for (std::size_t i = 0; i < rows; ++i) {
-            const T w = sample.weights ? sample.weights[i] : T(1);
-            weights[i] = std::isnan(w) ? std::numeric_limits<T>::quiet_NaN() : w;
-            weight_sum += static_cast<double>(w);
-        }
-    }
+    std::size_t row_of(std::size_t point) const { return order.empty() ? point : order[point]; }
+
+    // Reorders the points so that any kGroup consecutive ones, from a multiple of it, lie close together.
+    void group();
+
+    Boxes<T> boxes(std::size_t size) const;
+
+  private:
+    void pack_weights(const Sample<T>& sample);
+    void fill_margin(T largest);
 };
+
+// The squared distance from which on every kernel value comes out as zero.
+template <class T>
+constexpr T reach_squared() {
+    return sizeof(T) == 4 ? T(130) : T(1030);
+}
+
+// Whether no point of one box lies within reach of one of the other.
+template <class T>
+inline bool apart(const T* a, const T* b, int features) {
+    T squares = 0;
+    for (int f = 0; f < features; ++f) {
+        const T above = a[f] - b[features + f], below = b[f] - a[features + f];
+        const T gap = above > below ? above : below;
+        squares += gap > 0 ? gap * gap : T(0);
+    }
+    return squares > reach_squared<T>();
+}
+
+// Whether grouping two samples is expected to save more than it costs, by pairs of points looked at here and there.
+template <class T>
+bool grouping_pays(const Packed<T>& x, const Packed<T>& y);
 
 }  // namespace hepgen
