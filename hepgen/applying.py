@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
+from numpy.typing import NDArray
+
+from hepgen.errors import UsageError
 from hepgen.events import Writer, chunks, identity, open_info
 from hepgen.events import schema as schema_named
+from hepgen.events.reading import Chunk
 from hepgen.progress import progress_bar
 
 
@@ -31,7 +39,8 @@ def apply_file(
     schema: str | None = None,
     seed: int | None = None,
     file_format: str | None = None,
-    chunk_size: int = 100_000,
+    chunk_size: int = 50_000,
+    workers: int | None = None,
     overwrite: bool = False,
     progress: bool | None = None,
 ) -> Applied:
@@ -51,7 +60,10 @@ def apply_file(
     file_format
         "ttree", "rntuple" or "parquet"; by default that of the input.
     chunk_size
-        Events in memory at once.
+        Events that are read, transformed and written together.
+    workers
+        Threads that transform a chunk each, while this one reads and writes; `workers` + 2 chunks are in memory at once. One for
+        each core, at most 8, by default. The output does not depend on them.
     overwrite
         Replace `out`.
     progress
@@ -65,18 +77,45 @@ def apply_file(
     info = open_info(source, tree)
     view = schema_named(schema or info.schema)
     wanted = view.branches(model.columns(info.branches), info.branches)
+
+    def transform(chunk: Chunk) -> tuple[Any, NDArray[np.bool_]]:
+        events = view.view(chunk.raw, columns=wanted)
+        keys = identity(chunk.raw)
+        if keys is None:
+            keys = np.arange(chunk.entry_start, chunk.entry_stop, dtype=np.uint64)[:, None]
+        moved, mask = model.transform_counted(events, seed=seed, identity=keys, entry_start=chunk.entry_start)
+        return view.unview(chunk.raw, moved, wanted), mask
+
+    if workers is not None and workers < 1:
+        raise UsageError(f"workers must be at least 1, got {workers}")
+    workers = workers or min(len(os.sched_getaffinity(0)), 8)
     counts = np.zeros(2, dtype=int)
     with (
         Writer(out, like=info, format=file_format or info.format.lower(), overwrite=overwrite) as writer,
         progress_bar(f"apply to {Path(source).name}", info.entries, progress) as report,
+        ThreadPoolExecutor(workers) as pool,
     ):
-        for chunk in chunks(source, tree=tree, schema=view, chunk_size=chunk_size):
-            events = view.view(chunk.raw, columns=wanted)
-            keys = identity(chunk.raw)
-            if keys is None:
-                keys = np.arange(chunk.entry_start, chunk.entry_stop, dtype=np.uint64)[:, None]
-            moved, mask = model.transform_counted(events, seed=seed, identity=keys, entry_start=chunk.entry_start)
-            writer.extend(view.unview(chunk.raw, moved, wanted))
+        for moved, mask in _in_order(pool, transform, chunks(source, tree=tree, schema=view, chunk_size=chunk_size), workers + 1):
+            writer.extend(moved)
             counts += (len(mask), int(mask.sum()))
             report(int(counts[0]), "")
     return Applied(int(counts[0]), int(counts[1]), int(counts[0] - counts[1]))
+
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def _in_order(pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], ahead: int) -> Iterator[Result]:
+    """Results of the items in their order, `ahead` of them in work at once; on an error what has not begun is left."""
+    waiting: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) == ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()

@@ -128,6 +128,20 @@ def test_apply_does_not_depend_on_the_chunks(fitted: Path, run: Run, tmp_path: P
         assert np.allclose(ak.flatten(photon.eta), ak.flatten(results[0].eta), rtol=1e-4, atol=1e-5)
 
 
+def test_apply_does_not_depend_on_the_workers(fitted: Path, run: Run, tmp_path: Path) -> None:
+    source = samples.packaged("diphoton")["sim_independent"]
+    results = []
+    for workers in (1, 4):
+        out = tmp_path / f"{workers}.root"
+        code, _, _ = run("apply", fitted / "photons" / "model.hepgen", source, out, "--chunk-size", "500", "--workers", workers, "--quiet")
+        assert code == 0
+        results.append(read(out))
+    assert ak.array_equal(*results, equal_nan=True)
+    code, _, err = run("apply", fitted / "photons" / "model.hepgen", source, tmp_path / "none.root", "--workers", "0")
+    assert (code, one_sentence(err)) == (2, "hepgen: workers must be at least 1, got 0\n")
+    assert not (tmp_path / "none.root").exists()
+
+
 @pytest.mark.parametrize("file_format", ["rntuple", "parquet"])
 def test_apply_writes_other_formats(fitted: Path, run: Run, tmp_path: Path, file_format: str) -> None:
     source, out = samples.packaged("diphoton")["sim_independent"], tmp_path / f"out.{'parquet' if file_format == 'parquet' else 'root'}"

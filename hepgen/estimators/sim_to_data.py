@@ -388,8 +388,9 @@ class SimToData:
         scaled = self.coordinates.forward(matrix)
         result = self._draw(scaled, keys, seed, 0)
         if self.selection is not None and outside == "reject":
+            again = np.arange(len(result))
             for draw in range(1, 21):
-                again = np.flatnonzero(~self.selection.matrix_mask(self.features, result))
+                again = again[~self.selection.matrix_mask(self.features, result[again])]
                 if not len(again):
                     break
                 result[again] = self._draw(scaled[again], keys[again], seed, draw)

@@ -175,8 +175,9 @@ class Selection:
             raise InputError(f"the matrix has shape {matrix.shape}, but the features have the columns {', '.join(features.names)}")
         source = MatrixSource(features.names, matrix)
         passed = np.ones(len(matrix), dtype=bool)
+        nothing = MatrixSource(features.names, matrix[:0])
         for cut in self.cuts:
-            if _computable(cut.parsed, source):
+            if _computable(cut.parsed, nothing):
                 passed &= cut.passes(evaluate(cut.parsed, source)[0])
         return passed
 
