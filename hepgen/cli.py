@@ -88,7 +88,8 @@ def apply(
     schema: Annotated[str | None, typer.Option(help="Name of the schema; detected by default.")] = None,
     seed: Seed = None,
     file_format: Annotated[str | None, typer.Option("--format", help="ttree, rntuple or parquet; by default that of IN.")] = None,
-    chunk_size: Annotated[int, typer.Option(help="Events in memory at once.")] = 100_000,
+    chunk_size: Annotated[int, typer.Option(help="Events that are read, transformed and written together.")] = 50_000,
+    workers: Annotated[int | None, typer.Option(help="Threads that transform a chunk each; one for each core by default.")] = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
@@ -97,8 +98,8 @@ def apply(
     from hepgen.estimators import load
 
     done = apply_file(
-        load(model), source, out, tree=tree, schema=schema, seed=seed, file_format=file_format, chunk_size=chunk_size, overwrite=overwrite,
-        progress=False if quiet else None,
+        load(model), source, out, tree=tree, schema=schema, seed=seed, file_format=file_format, chunk_size=chunk_size, workers=workers,
+        overwrite=overwrite, progress=False if quiet else None,
     )  # fmt: skip
     print(f"{out}: {done.events} events, {done.transformed} transformed, {done.untouched} passed through without the objects")
 
@@ -150,20 +151,45 @@ def samples_list() -> None:
 
 @app.command()
 def bench(
-    op: Annotated[str, typer.Argument(help="The op to measure.")] = "mmd",
+    op: Annotated[str | None, typer.Argument(help="The op to measure; all of them by default.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,
-    sizes: Annotated[list[int] | None, typer.Option(help="Numbers of rows.")] = None,
-    backends: Annotated[list[str] | None, typer.Option(help="Backends to measure.")] = None,
+    sizes: Annotated[list[str] | None, typer.Option(help="Numbers of rows: 1000,16000, or the option again for each.")] = None,
+    backends: Annotated[list[str] | None, typer.Option(help="Backends to measure, in the same way.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads; torch's setting by default.")] = None,
+    repeats: Annotated[int, typer.Option(help="Rounds in which everything is timed in turn.")] = 7,
+    plot: Annotated[bool, typer.Option("--plot", help="Draw the scaling in rows, features and threads too: bench-OP.png.")] = False,
+    out: Out = Path(),
 ) -> None:
     """Measure the kernels on this machine beside the peers that are installed."""
     from hepgen import bench as benchmarks
 
-    rows = benchmarks.run(op, sizes=sizes, backends=backends, threads=threads)
+    ops = benchmarks.OPS if op is None else (op,)
+    rows_at, on = _numbers(_split(sizes)), _split(backends)
+    rows = [row for name in ops for row in benchmarks.run(name, sizes=rows_at, backends=on, threads=threads, repeats=repeats)]
     if as_json:
         print(json.dumps(rows, indent=1))
     else:
         _show(benchmarks.table(rows))
+    if plot:
+        from hepgen import plots
+        from hepgen.bench.scaling import scan
+
+        out.mkdir(parents=True, exist_ok=True)
+        for name in ops:
+            plots.scaling(scan(name, sizes=rows_at, backends=on, threads=threads), out / f"bench-{name}.png")
+
+
+def _split(given: list[str] | None) -> list[str] | None:
+    return None if given is None else [part for text in given for part in text.replace(",", " ").split()]
+
+
+def _numbers(given: list[str] | None) -> list[int] | None:
+    from hepgen.errors import UsageError
+
+    try:
+        return None if given is None else [int(text) for text in given]
+    except ValueError:
+        raise UsageError(f"--sizes takes whole numbers, got {', '.join(given or ())}") from None
 
 
 @app.command()

@@ -354,3 +354,40 @@ def _smooth(values: Float) -> Float:
     position = np.arange(len(values))
     low, high = np.maximum(position - half, 0), np.minimum(position + half + 1, len(values))
     return np.asarray((running[high] - running[low]) / (high - low), dtype=np.float64)
+
+
+def scaling(found: Mapping[str, Sequence[tuple[int, Mapping[str, Any]]]], path: str | os.PathLike[str] | None = None) -> Figure:
+    """Draw an op's throughput against the number of rows, of features and of threads, one line for each case and backend.
+
+    Parameters
+    ----------
+    found
+        What ``hepgen.bench.scaling.scan`` returns: axis to pairs of position and measurement. An axis without points is left out.
+    path
+        Where to write a PNG file.
+
+    Raises
+    ------
+    InputError
+        If there is nothing to draw.
+    """
+    axes = {name: points for name, points in found.items() if points}
+    if not axes:
+        raise InputError("there are no measurements to draw")
+    with style(14):
+        figure = _figure(6 * len(axes), 5)
+        for panel, (name, points) in zip(np.atleast_1d(figure.subplots(1, len(axes), sharey=True)), axes.items(), strict=True):
+            lines: dict[str, list[tuple[int, float]]] = {}
+            for position, row in points:
+                lines.setdefault(f"{row['case']}, {row['backend']}", []).append((position, row["throughput"]))
+            for label, line in lines.items():
+                panel.loglog(*zip(*line, strict=True), marker="o", label=label)
+            panel.set_xlabel(name, loc="center")
+            panel.set_xticks(sorted({position for position, _ in points}), minor=False)
+            panel.xaxis.set_major_formatter("{x:g}")
+            panel.minorticks_off()
+        first, (_, row) = figure.axes[0], next(iter(axes.values()))[0]
+        first.set_ylabel(f"{row['op']} ({row['unit']})", loc="center")
+        first.legend()
+        figure.tight_layout()
+    return _finish(figure, path)

@@ -66,7 +66,7 @@ std::vector<Part> parts_of(const KernelOptions& options, int features) {
 template <class T>
 void group(Packed<T>& x, Packed<T>& y, Grouping grouping) {
     const bool always = grouping == Grouping::always && x.rows && y.rows;
-    if (always || (grouping == Grouping::automatic && (grouping_pays(x, y) || grouping_pays(x, x)))) {
+    if (always || (grouping == Grouping::automatic && grouping_pays(x, y))) {
         x.group();
         y.group();
     }

@@ -8,7 +8,7 @@
 namespace hepgen {
 namespace {
 
-constexpr std::size_t kProbes = 256;
+constexpr std::size_t kProbes = 128;
 // What a point costs for each halving of its sample while it is grouped, in pairs summed: about 8 ns and 0.1 ns.
 constexpr double kGroupingCost = 80;
 constexpr double kMargin = 2;  // the saving must be so many times the cost: the estimate is a rough one
@@ -203,7 +203,7 @@ bool grouping_pays(const Packed<T>& x, const Packed<T>& y) {
     const double pairs = double(x.rows) * double(y.rows);
     const double cost =
         kMargin * kGroupingCost * (double(x.rows) * halvings(x.rows) + double(y.rows) * halvings(y.rows));
-    return pairs > cost && share_apart(x, y) * pairs > cost;
+    return cost > 0 && pairs > cost && share_apart(x, y) * pairs > cost;
 }
 
 #define HEPGEN_INSTANTIATE(T)                                                                     \

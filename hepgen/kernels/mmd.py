@@ -249,6 +249,14 @@ def _(factor: Tensor, gradient: Tensor, inputs: Sequence[Tensor]) -> Tensor:
     return factor * gradient
 
 
+def _times(factor: Tensor, gradient: Tensor, inputs: Sequence[Tensor]) -> Tensor:
+    """:func:`_first_derivative` where a second one can be asked for, the bare product in all other cases."""
+    if torch.is_grad_enabled():
+        product: Tensor = torch.ops.hepgen.first_derivative(factor, gradient, inputs)
+        return product
+    return factor * gradient
+
+
 def _no_second_derivative(*_: Any) -> None:
     raise BackendError("the compiled kernels have first derivatives only: use hepgen.kernels.backend('reference')")
 
@@ -310,7 +318,7 @@ def _mmd2_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -
 def _mmd2_backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     gradients, inputs = ctx.saved_tensors[:4], ctx.saved_tensors[4:]
     gx, gy, gwx, gwy = (
-        torch.ops.hepgen.first_derivative(grad, gradient, inputs) if ctx.wanted & bit else None
+        _times(grad, gradient, inputs) if ctx.wanted & bit else None
         for bit, gradient in zip((_GRAD_X, _GRAD_Y, _GRAD_WX, _GRAD_WY), gradients, strict=True)
     )
     return gx, gy, None, gwx, gwy, None, None, None, None
@@ -354,16 +362,15 @@ def _sums_backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ..
     sigma, points, *inputs = ctx.saved_tensors
     x, y, *weights = inputs
     need_x, need_y, _, need_wy, _ = ctx.needs_input_grad
-    first_derivative = torch.ops.hepgen.first_derivative
-    gx = first_derivative(grad[:, None], points, inputs) if need_x and ctx.gradient else None
+    gx = _times(grad[:, None], points, inputs) if need_x and ctx.gradient else None
     gy = gwy = None
     if need_y or need_wy:
         # the columns' sums are the row sums of the turned matrix, weighted by what comes back for each row
         with torch.no_grad():
             sums, turned = torch.ops.hepgen.gaussian_sums(y, x, sigma, grad, need_y)
         one = grad.new_ones(())
-        gy = first_derivative(weights[0][:, None] if ctx.weighted else one, turned, [*inputs, grad]) if need_y else None
-        gwy = first_derivative(one, sums, [*inputs, grad]) if need_wy else None
+        gy = _times(weights[0][:, None] if ctx.weighted else one, turned, [*inputs, grad]) if need_y else None
+        gwy = _times(one, sums, [*inputs, grad]) if need_wy else None
     return gx, gy, None, gwy, None
 
 

@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import json
 import os
+import time
 
 import numpy as np
 import pytest
 
-from hepgen import bench, bench_mmd
+from hepgen import bench
+from hepgen.bench import mmd
+from hepgen.bench.scaling import scan
 from hepgen.errors import BackendError, HepgenError, UsageError
 from hepgen.kernels import dispatch
 
@@ -27,13 +30,52 @@ def test_rows_are_what_the_json_promises():
     assert bench.table(rows).row_count == len(rows)
 
 
+def test_a_machine_bound_by_memory():
+    """The ceiling of a case that moves bytes alone is the copy bandwidth; nothing is faster than it, and what sleeps is far from it."""
+    case = bench.Case("mmd2", "value", "mmd", (1,), 1.0, "pairs/s", 0.0, lambda: [time.sleep(0.02)][:0], {}, 1e-3, moved=1e6)
+    (row,) = bench._measure(case, ["reference"], 1, 1)
+    assert row["ceiling_share"] is None if dispatch.core() is None else 0 < row["ceiling_share"] < 0.1
+
+
+def test_peers_with_another_answer_are_timed_and_not_compared():
+    prepared = []
+    case = bench.Case(
+        "mmd2", "value", "mmd", (1,), 1.0, "pairs/s", 1.0, lambda: [np.ones(1)], {}, 1e-3,
+        unlike={"other": lambda: [np.zeros(1)]}, prepare=lambda: prepared.append(1),
+    )  # fmt: skip
+    (row,) = bench._measure(case, ["reference"], 1, 2)
+    assert row["peer"] == "other" and row["ratio"] > 0
+    assert len(prepared) == 1 + 2 * 3  # once to compare, and for ours and the peer in three rounds
+
+
+def test_quantiles_hold_the_median():
+    (row,) = bench.run("mmd", sizes=[200], backends=["reference"], peers=[], repeats=5)[:1]
+    low, middle, high = row["quantiles"]
+    assert low <= middle == row["seconds"] <= high
+
+
+@pytest.mark.parametrize(("value", "want"), [(1.5e10, "15 Gpairs/s"), (2e6, "2 Mpairs/s"), (3200.0, "3.2 kpairs/s"), (7.0, "7 pairs/s")])
+def test_throughput_reads_well(value, want):
+    assert bench.throughput({"throughput": value, "unit": "pairs/s"}) == want
+
+
+def test_scan_goes_along_each_axis(monkeypatch):
+    monkeypatch.setattr(mmd, "SCAN", {"sizes": (50, 100), "features": (1, 3), "size": 80})
+    found = scan("mmd", backends=["reference"], threads=2, repeats=1)
+    shapes = {axis: [(at, row["case"], tuple(row["shape"]), row["threads"]) for at, row in points] for axis, points in found.items()}
+    cases = ("value", "gradient")
+    assert shapes["rows"] == [(n, case, (n, n, 6), 2) for n in (50, 100) for case in cases]
+    assert shapes["features"] == [(d, case, (80, 80, d), 2) for d in (1, 3) for case in cases]
+    assert shapes["threads"] == [(t, case, (80, 80, 6), t) for t in (1, 2) for case in cases]
+
+
 def test_without_peers():
     rows = bench.run("mmd", sizes=[100], backends=["reference"], peers=[], repeats=1)
     assert [(r["peer"], r["peer_seconds"], r["ratio"]) for r in rows] == [(None, None, None)] * 2
 
 
 def test_wrong_answers_are_not_timed(monkeypatch):
-    monkeypatch.setattr(bench_mmd, "_with_cdist", lambda x, y: x.sum() * 0 + 0.5)
+    monkeypatch.setattr(mmd, "_with_cdist", lambda sigma, x, y: x.sum() * 0 + 0.5)
     with pytest.raises(HepgenError, match="bench mmd value: backend .* and peer torch differ by"):
         bench.run("mmd", sizes=[100], peers=["torch"], repeats=1)
 
@@ -62,6 +104,8 @@ def test_quiet_keeps_standard_output_clean(capfd):
         ({"sizes": [0]}, UsageError, "positive"),
         ({"backends": ["cuda"], "sizes": [10], "peers": []}, BackendError, "mmd2 has no backend 'cuda' here"),
         ({"peers": ["numpy"]}, UsageError, "no peer 'numpy'"),
+        ({"threads": 0}, UsageError, "positive"),
+        ({"features": -1}, UsageError, "positive"),
     ],
 )
 def test_refused(arguments, error, match):

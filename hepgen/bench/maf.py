@@ -24,7 +24,7 @@ STANDARD_SIZES = {"log-density": 25_600, "sampling": 25_600, "nll-step": 25_600,
 PEERS = ("zuko",)
 
 
-def cases(sizes: Sequence[int] | None, peers: Sequence[str] | None) -> list[Case]:
+def cases(sizes: Sequence[int] | None, peers: Sequence[str] | None, features: int | None = None) -> list[Case]:
     """Return the four cases at every size, or each at its standard size: events and context normal in float32."""
     unknown = [name for name in peers or () if name not in PEERS]
     if unknown:

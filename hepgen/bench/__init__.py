@@ -19,8 +19,8 @@ from typing import Any
 from hepgen.errors import BackendError, UsageError
 from hepgen.kernels import dispatch, instruction_set
 
-# op -> the module whose cases(...) says what to run
-OPS = {"maf": "hepgen.bench_maf", "mmd": "hepgen.bench_mmd"}
+# each is a module here whose cases(sizes, peers, features) says what to run
+OPS = ("maf", "mmd")
 
 KEYS = (
     "op", "case", "backend", "device", "dtype", "shape", "threads", "isa", "seconds", "throughput", "unit", "ceiling_share", "peer",
@@ -85,6 +85,7 @@ def run(
     backends: Sequence[str] | None = None,
     peers: Sequence[str] | None = None,
     threads: int | None = None,
+    features: int | None = None,
     repeats: int = 7,
 ) -> list[dict[str, Any]]:
     """Measure an op.
@@ -92,7 +93,7 @@ def run(
     Parameters
     ----------
     op : str
-        "maf" or "mmd".
+        One of ``OPS``.
     sizes : sequence of int, optional
         Numbers of rows to measure at; the op's standard size by default.
     backends : sequence of str, optional
@@ -101,15 +102,18 @@ def run(
         All that are installed by default; an empty sequence for none.
     threads : int, optional
         torch's number of threads by default.
+    features : int, optional
+        Number of columns; the op's standard by default.
     repeats : int
         Rounds in which everything is timed in turn; the median is reported.
 
     Returns
     -------
     list of dict
-        One object per case, size, backend and peer, with the keys of ``KEYS``; ``seconds`` is the median, ``shape`` a
-        list, ``throughput`` in ``unit``, ``ceiling_share`` the share of the machine's own limit as measured in the same run
-        (None without the compiled core), ``ratio`` = peer_seconds / seconds; the peer's three are None where there is none.
+        One object per case, size, backend and peer, with the keys of ``KEYS``; ``seconds`` is the median, ``quantiles`` the
+        10, 50 and 90 % ones, ``shape`` a list, ``throughput`` in ``unit``, ``ceiling_share`` the share of the machine's own
+        limit as measured in the same run (None without the compiled core), ``ratio`` = peer_seconds / seconds; the peer's
+        three are None where there is none.
 
     Raises
     ------
@@ -122,8 +126,8 @@ def run(
     """
     if op not in OPS:
         raise UsageError(f"no benchmark of {op!r}: choose one of {', '.join(OPS)}")
-    if repeats < 1 or any(size < 1 for size in sizes or ()):
-        raise UsageError("repeats and sizes must be positive")
+    if min(repeats, 1 if threads is None else threads, *(sizes or ()), 1 if features is None else features) < 1:
+        raise UsageError("repeats, sizes, features and threads must be positive")
     import torch
 
     before = torch.get_num_threads()
@@ -132,10 +136,15 @@ def run(
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     torch.set_num_threads(threads)
     try:
-        cases: list[Case] = importlib.import_module(OPS[op]).cases(sizes, peers)
+        cases: list[Case] = module(op).cases(sizes, peers, features)
         return [row for case in cases for row in _measure(case, backends, threads, repeats)]
     finally:
         torch.set_num_threads(before)
+
+
+def module(op: str) -> Any:
+    """Return the module that holds an op's cases."""
+    return importlib.import_module(f"hepgen.bench.{op}")
 
 
 def _measure(case: Case, backends: Sequence[str] | None, threads: int, repeats: int) -> list[dict[str, Any]]:
@@ -264,7 +273,7 @@ def table(rows: Sequence[dict[str, Any]]) -> Any:
     out = Table(title="median seconds; a ratio above 1 is faster than the peer")
     for column in ("case", "shape", "backend", "threads"):
         out.add_column(column, no_wrap=True)
-    for column in ("seconds", "throughput", "of peak", "peer", "ratio"):
+    for column in ("seconds", "10-90 %", "throughput", "of ceiling", "peer", "ratio"):
         out.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         share = row["ceiling_share"]
@@ -274,9 +283,19 @@ def table(rows: Sequence[dict[str, Any]]) -> Any:
             row["backend"] + (f" {row['isa']}" if row["isa"] else ""),
             str(row["threads"]),
             f"{row['seconds']:.4g}",
-            f"{row['throughput'] / 1e9:.3g} G{row['unit']}",
+            "{:.3g}-{:.3g}".format(row["quantiles"][0], row["quantiles"][2]),
+            throughput(row),
             "" if share is None else f"{share:.0%}",
             "" if row["peer"] is None else f"{row['peer']} {row['peer_seconds']:.4g}",
             "" if row["peer"] is None else f"{row['ratio']:.3g}x",
         )
     return out
+
+
+def throughput(row: dict[str, Any]) -> str:
+    """Return a measurement's throughput with its unit, such as ``"10.2 Gpairs/s"``."""
+    value = row["throughput"]
+    for prefix, factor in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= factor:
+            return f"{value / factor:.3g} {prefix}{row['unit']}"
+    return f"{value:.3g} {row['unit']}"

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from hepgen import bench, bench_maf
+from hepgen import bench
+from hepgen.bench import maf as bench_maf
 from hepgen.errors import HepgenError, UsageError
 from hepgen.kernels import dispatch
 from hepgen.networks import MAF
