@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,13 +10,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-
 from numpy.typing import NDArray
 
 from hepgen.errors import UsageError
 from hepgen.events import Writer, chunks, identity, open_info
 from hepgen.events import schema as schema_named
 from hepgen.events.reading import Chunk
+from hepgen.kernels import threads
+from hepgen.kernels.dispatch import cores
 from hepgen.progress import progress_bar
 
 
@@ -83,12 +83,13 @@ def apply_file(
         keys = identity(chunk.raw)
         if keys is None:
             keys = np.arange(chunk.entry_start, chunk.entry_stop, dtype=np.uint64)[:, None]
-        moved, mask = model.transform_counted(events, seed=seed, identity=keys, entry_start=chunk.entry_start)
+        with threads(1):
+            moved, mask = model.transform_counted(events, seed=seed, identity=keys, entry_start=chunk.entry_start)
         return view.unview(chunk.raw, moved, wanted), mask
 
     if workers is not None and workers < 1:
         raise UsageError(f"workers must be at least 1, got {workers}")
-    workers = workers or min(len(os.sched_getaffinity(0)), 8)
+    workers = workers or min(cores(), 8)
     counts = np.zeros(2, dtype=int)
     with (
         Writer(out, like=info, format=file_format or info.format.lower(), overwrite=overwrite) as writer,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ if TYPE_CHECKING:
 
 PACKAGES = (
     "hepgen", "torch", "triton", "numpy", "awkward", "uproot", "hist", "boost-histogram", "vector", "scikit-learn", "scipy", "safetensors",
-    "coffea", "pyhf", "pythia8mc", "mplhep", "pykeops",
+    "coffea", "pyhf", "pythia8mc", "mplhep", "pykeops", "KDEpy", "zuko", "nflows",
 )  # fmt: skip
 
 
@@ -29,11 +28,12 @@ def collect() -> dict[str, Any]:
     import torch
 
     from hepgen import kernels
+    from hepgen.kernels.dispatch import cores
 
     return {
         "kernels": [dict(zip(("op", "backend", "available", "reason"), row, strict=True)) for row in kernels.registry()],
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
-        "threads": {"torch": torch.get_num_threads(), "cores": len(os.sched_getaffinity(0))},
+        "threads": {"torch": torch.get_num_threads(), "cores": cores()},
         "instruction_set": kernels.instruction_set(),
         "platform": platform.platform(),
     }

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
 from hepgen import bench
+from hepgen.kernels.dispatch import cores
 
 
 def scan(
@@ -34,7 +34,7 @@ def scan(
         without features of its own has none.
     """
     module = bench.module(op)
-    most = threads or len(os.sched_getaffinity(0))
+    most = threads or cores()
     counts = [n for n in (1, 2, 4, 8, 16, 32, 64, 128) if n < most] + [most]
 
     def rows(**options: Any) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from hepgen.kernels.dispatch import backend, instruction_set, registry
+from hepgen.kernels.dispatch import backend, instruction_set, registry, threads
 
 _LAZY = {
     "gaussian_sums": "hepgen.kernels.mmd",
@@ -33,6 +33,7 @@ __all__ = [
     "mmd2",
     "philox",
     "registry",
+    "threads",
 ]
 
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import sys
 from collections.abc import Iterator
 from contextvars import ContextVar
 from types import ModuleType
+from typing import Any
 
 from hepgen.errors import BackendError, UsageError
 
@@ -28,6 +30,7 @@ OPS: dict[str, tuple[str, ...]] = {
 }
 
 _chosen: ContextVar[str | None] = ContextVar("hepgen_backend", default=None)
+_threads: ContextVar[int | None] = ContextVar("hepgen_threads", default=None)
 _core: ModuleType | None = None
 _core_reason = ""
 
@@ -121,6 +124,46 @@ def choose(op: str, *, device: str = "cpu") -> str:
     if wanted not in usable:
         raise BackendError(f"{op} has no backend {wanted!r} for {device} tensors here: choose one of {', '.join(usable)}")
     return wanted
+
+
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Run every compiled op inside the ``with`` block on so many threads.
+
+    The choice holds for the current thread or asyncio task: for workers that share the cores among themselves. Without it an
+    op takes as many threads as torch (``torch.set_num_threads``), and one where torch is not loaded.
+
+    Parameters
+    ----------
+    count : int
+
+    Raises
+    ------
+    UsageError
+        If it is not at least 1.
+    """
+    if count < 1:
+        raise UsageError(f"threads must be at least 1, got {count}")
+    token = _threads.set(int(count))
+    try:
+        yield
+    finally:
+        _threads.reset(token)
+
+
+def thread_count() -> int:
+    """Return the number of threads that an op called now may use."""
+    chosen = _threads.get()
+    if chosen is not None:
+        return chosen
+    torch: Any = sys.modules.get("torch")
+    return 1 if torch is None else int(torch.get_num_threads())
+
+
+def cores() -> int:
+    """Return the number of cores that this process may run on."""
+    allowed = getattr(os, "sched_getaffinity", None)
+    return len(allowed(0)) if allowed is not None else os.cpu_count() or 1
 
 
 def instruction_set() -> str:

@@ -187,7 +187,7 @@ def _call(name: str, *arguments: Any) -> list[Tensor]:
         for a in arguments
     ]
     try:
-        results = getattr(dispatch.core(), name)(*arrays, torch.get_num_threads())
+        results = getattr(dispatch.core(), name)(*arrays, dispatch.thread_count())
     except ValueError as error:
         raise UsageError(f"{name}: {error}") from None
     return [torch.from_numpy(result) for result in results]

@@ -279,7 +279,7 @@ def _mmd2(
     core: Any = dispatch.core()
     known = None if y_mean is None else float(y_mean)
     value, *gradients = core.mmd2(
-        _array(x), _array(y), _array(sigma), _array(wx), _array(wy), cross_weight, per_feature, known, wanted, torch.get_num_threads()
+        _array(x), _array(y), _array(sigma), _array(wx), _array(wy), cross_weight, per_feature, known, wanted, dispatch.thread_count()
     )
     gx, gy, gwx, gwy = (torch.from_numpy(g) for g in gradients)
     return torch.tensor(value, dtype=x.dtype), gx, gy, gwx, gwy
@@ -330,7 +330,7 @@ _mmd2.register_autograd(_mmd2_backward, setup_context=_mmd2_setup)
 @torch.library.custom_op("hepgen::kernel_mean", mutates_args=(), device_types="cpu")
 def _kernel_mean(x: Tensor, sigma: Tensor, w: Tensor | None, per_feature: bool) -> Tensor:
     core: Any = dispatch.core()
-    value = core.kernel_mean(_array(x), _array(sigma), _array(w), per_feature, torch.get_num_threads())
+    value = core.kernel_mean(_array(x), _array(sigma), _array(w), per_feature, dispatch.thread_count())
     return torch.tensor(value, dtype=torch.float64)
 
 
@@ -342,7 +342,7 @@ def _(x: Tensor, sigma: Tensor, w: Tensor | None, per_feature: bool) -> Tensor:
 @torch.library.custom_op("hepgen::gaussian_sums", mutates_args=(), device_types="cpu")
 def _gaussian_sums(x: Tensor, y: Tensor, sigma: Tensor, wy: Tensor | None, gradient: bool) -> tuple[Tensor, Tensor]:
     core: Any = dispatch.core()
-    sums, points = core.gaussian_sums(_array(x), _array(y), _array(sigma), _array(wy), gradient, torch.get_num_threads())
+    sums, points = core.gaussian_sums(_array(x), _array(y), _array(sigma), _array(wy), gradient, dispatch.thread_count())
     return torch.from_numpy(sums), torch.from_numpy(points)
 
 

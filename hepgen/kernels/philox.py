@@ -7,7 +7,6 @@ stream), the key is the seed. Normals are the quantiles of the uniforms by Wichu
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import numpy as np
@@ -90,16 +89,10 @@ def _draw(identity: npt.ArrayLike, columns: int, seed: int, stream: int, *, norm
         raise UsageError(f"stream must lie in [0, 2^32), got {stream}")
     if dispatch.choose("philox") == "cpp":
         module: Any = dispatch.core()
-        threads = _threads(words.shape[0] * columns)
+        threads = dispatch.thread_count() if words.shape[0] * columns > _SERIAL_NUMBERS else 1
         out: npt.NDArray[np.float64] = module.philox_fill(words, int(columns), int(seed), int(stream), normal, threads)
         return out
     return reference(words, columns, seed, stream, normal=normal)
-
-
-def _threads(numbers: int) -> int:
-    """Follow torch where a program has loaded it; a worker without torch shares its machine with others: one thread."""
-    torch = sys.modules.get("torch")
-    return int(torch.get_num_threads()) if torch is not None and numbers > _SERIAL_NUMBERS else 1
 
 
 def _as_words(identity: npt.ArrayLike) -> npt.NDArray[np.uint64]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Generator
 from concurrent.futures import ProcessPoolExecutor
@@ -19,6 +18,7 @@ from typing import Any
 import hepgen
 from hepgen.errors import HepgenError, OutputError, UsageError
 from hepgen.estimators.cache import file_sha256
+from hepgen.kernels.dispatch import cores
 
 Progress = Callable[[int, int], None]
 
@@ -44,7 +44,7 @@ class Production:
     @property
     def workers(self) -> int:
         """How many processes generate."""
-        return len(os.sched_getaffinity(0)) if self.processes is None else self.processes
+        return cores() if self.processes is None else self.processes
 
     def write(self, out: Path, progress: Progress | None) -> list[Path]:
         """Write ``out/<sample>.root`` for every sample and ``out/<name>.json``, all of them or none; return these paths."""

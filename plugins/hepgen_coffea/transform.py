@@ -21,6 +21,7 @@ from hepgen.events.expressions import Path as ColumnPath
 from hepgen.events.identity import identity_columns
 from hepgen.events.schemas import Schema, detect, schema
 from hepgen.events.selections import Selection
+from hepgen.kernels import threads
 from hepgen_coffea.arrays import declared, known_columns
 
 DATA, BEFORE, AFTER = hists.SAMPLES
@@ -102,7 +103,8 @@ class TransformProcessor(ProcessorABC):  # type: ignore[misc]
             self._fill(result["hists"], view, weights, DATA)
         else:
             self._fill(result["hists"], view, weights, BEFORE)
-            after = self.model.transform(view, seed=self.seed, identity=_file_identity(view, metadata))
+            with threads(1):  # chunks run side by side already
+                after = self.model.transform(view, seed=self.seed, identity=_file_identity(view, metadata))
             self._fill(result["hists"], after, weights, AFTER)
             result["transformed"] = int(np.count_nonzero(self.model.features.to_matrix(view)[1]))
         result["untouched"] = result["events"] - result["transformed"]

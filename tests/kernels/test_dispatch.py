@@ -50,6 +50,28 @@ def test_explicit_but_unavailable(monkeypatch):
         kernels.kde(torch.zeros(3, 1), torch.linspace(0, 1, 5), 0.1)
 
 
+def test_threads_follow_torch_unless_told():
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        assert dispatch.thread_count() == 3
+        with kernels.threads(2):
+            assert dispatch.thread_count() == 2
+            with ThreadPoolExecutor(1) as pool:  # the choice belongs to the thread
+                assert pool.submit(dispatch.thread_count).result() != 2
+        assert dispatch.thread_count() == 3
+    finally:
+        torch.set_num_threads(before)
+    with pytest.raises(UsageError, match="threads must be at least 1, got 0"), kernels.threads(0):
+        pytest.fail("the block must not be entered")
+
+
+def test_one_thread_where_torch_is_not_loaded():
+    program = "import sys; from hepgen.kernels import dispatch; print(dispatch.thread_count(), 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1", "False"]
+
+
 def test_unknown_name():
     with pytest.raises(UsageError, match="choose one of reference, cpp, cuda, triton"), kernels.backend("opencl"):
         pytest.fail("the block must not be entered")
