@@ -33,6 +33,10 @@ class MissingDependency(HepgenError, ImportError):
     """An optional package is needed; the sentence holds the pip line that brings it."""
 
 
+class StepError(HepgenError, ArithmeticError):
+    """An optimiser cannot make its step: a loss outside its domain, or a number that is not finite; nothing was changed."""
+
+
 class FitInterrupted(HepgenError):
     """A fit was stopped from the keyboard; the sentence names the checkpoint to resume from."""
 

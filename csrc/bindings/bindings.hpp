@@ -19,6 +19,7 @@ inline void require(bool condition, const std::string& message) {
     if (!condition) throw std::invalid_argument(message);
 }
 
+void bind_ecd(py::module_& m);
 void bind_isa(py::module_& m);
 void bind_maf(py::module_& m);
 void bind_mmd(py::module_& m);

@@ -4,6 +4,7 @@
 
 #include "bindings.hpp"
 #include "hepgen/ceiling.hpp"
+#include "hepgen/parallel.hpp"
 
 namespace hepgen::bindings {
 
@@ -15,6 +16,7 @@ void bind_isa(py::module_& m) {
         for (Isa isa : available_isas()) names.emplace_back(isa_name(isa));
         return names;
     });
+    m.def("borrows_threads", &borrows_threads);
     m.def(
         "peak_flops",
         [](int threads) {

@@ -11,6 +11,7 @@ from typing import Any
 from hepgen.kernels.dispatch import backend, instruction_set, registry, threads
 
 _LAZY = {
+    "ecd_step": "hepgen.kernels.ecd",
     "gaussian_sums": "hepgen.kernels.mmd",
     "kde": "hepgen.kernels.density",
     "kernel_mean": "hepgen.kernels.mmd",
@@ -24,6 +25,7 @@ _LAZY = {
 __all__ = [
     "MafWeights",
     "backend",
+    "ecd_step",
     "gaussian_sums",
     "instruction_set",
     "kde",

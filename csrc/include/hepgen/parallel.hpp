@@ -1,5 +1,9 @@
-// Threads for one call: started, joined and gone. A call that starts its own threads survives fork, may be made from
-// several threads at once, and leaves nothing spinning; starting one costs about 20 us, so small work runs serially.
+// Threads for one call.
+//
+// Where an OpenMP runtime has been loaded already, as torch loads one, its threads do the work: a second set would
+// compete with them, for they spin for some milliseconds after each of torch's own calls. That runtime does not
+// survive fork, so a forked process, and one without such a runtime, starts threads for the call and joins them in it,
+// which costs about 20 us. Either way a call may be made from several threads at once, and small work runs serially.
 #pragma once
 
 #include <atomic>
@@ -11,6 +15,9 @@ namespace hepgen {
 // Runs body(0) ... body(count - 1) on at most `threads` threads. Tasks are taken in order, so a task may wait for an
 // earlier one. body must not throw.
 void parallel_tasks(int threads, std::size_t count, const std::function<void(std::size_t)>& body);
+
+// Whether a call made now would borrow its threads.
+bool borrows_threads();
 
 // Waits until `progress` reaches `target`, giving the processor away when that takes long.
 void wait_until(const std::atomic<unsigned>& progress, unsigned target);

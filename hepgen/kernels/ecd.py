@@ -1,0 +1,426 @@
+"""One step of Energy Conserving Descent over all parameters of a network, in place.
+
+De Luca, Nachman, Silverstein and Zheng, eqs 14 to 18, and B7 for general q. With u the unit velocity, F the loss and d
+the number of parameters, one step is::
+
+    u     <- R u / |u|,  R^2 = (F - F0)^(-eta d (q - 1) / (d - q))     energy conservation; R = 1 for q = 1
+    u     <- u - dt eta d / (2 (d - q) (F - F0)) (R^2 grad F + (q - 2) (u . grad F) u)
+    theta <- theta + dt u
+    v     <- u / |u| + nu z,  z ~ N(0, 1)                              the bounce, whose norm the next step takes out
+
+B7 prints d - 1 where d - q stands here. Only d - q follows from the paper's B5 and keeps the norm of B6; for q = 1 they
+are one. The bounce of eq. 16 stands at the end of the step before, as in the code the authors published: v.v is then
+summed with the other products, and the noise need not be made twice.
+"""
+
+# the fake of a custom op takes all that the op takes
+# ruff: noqa: ARG001
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hepgen.errors import StepError, UsageError
+from hepgen.kernels import dispatch
+from hepgen.kernels.philox import normal_quantile, philox4x32
+
+_MOVED, _LOSS_TOO_LOW = 0, 1
+_STREAM = 0x45434400  # of the noise, among all that is drawn with one seed
+_TENSOR_SHIFT = 40
+
+
+class Rule(NamedTuple):
+    """The numbers of one step, as :func:`ecd_step` takes them."""
+
+    lr: float
+    eta: float
+    F0: float
+    nu: float
+    q: float
+    per_tensor: bool
+    seed: int
+    step: int
+
+
+def ecd_step(
+    params: Sequence[Tensor],
+    velocities: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    *,
+    loss: Tensor | float,
+    lr: float,
+    eta: float,
+    F0: float = -1.0,
+    nu: float = 0.0,
+    q: float = 1.0,
+    weight_decay: float | Sequence[float] = 0.0,
+    scales: Sequence[float] | None = None,
+    per_tensor: bool = False,
+    seed: int = 0,
+    step: int = 0,
+) -> None:
+    """Make one step of Energy Conserving Descent, changing `params` and `velocities` in place.
+
+    Parameters
+    ----------
+    params, velocities, grads : sequence of tensors
+        Of the same shapes, all float32 or all float64. Velocities of zero, as at the beginning, stand for -grad F.
+        After a step they hold the unit velocity, and the bounce where nu > 0.
+    loss : float or 0-d tensor
+        F at `params`, without weight decay.
+    lr : float
+        dt, the length of the step in theta (for q = 1).
+    eta : float
+        Concentration towards small losses, p(theta) ~ (F - F0)^(-eta d / 2).
+    F0 : float
+        Below every loss that can be reached; distances of order 1 are best.
+    nu : float
+        Size of the bounce per coordinate.
+    q : float
+        0 <= q < d; 1 keeps the speed constant.
+    weight_decay : float or one per tensor
+        Enters as F + weight_decay / 2 theta^2, in the gradient and in F.
+    scales : one float per tensor, optional
+        A tensor's own step is scale * dt: it moves as if its parameters were theta / scale.
+    per_tensor : bool
+        Take u . grad F tensor by tensor, as the code published by the authors does, not over all as in eq. 15.
+    seed, step : int
+        Name the noise: 0 <= seed < 2^63, 0 <= step < 2^32.
+
+    Raises
+    ------
+    StepError
+        If the loss with weight decay is not above F0, or anything is not finite. Nothing has been changed then.
+    UsageError
+        If the tensors do not belong together or overlap, or a number is out of its range.
+    BackendError
+        If the backend asked for does not exist for these tensors.
+    """
+    params, velocities, grads = list(params), list(velocities), list(grads)
+    count = len(params)
+    decays = [float(weight_decay)] * count if isinstance(weight_decay, int | float) else [float(w) for w in weight_decay]
+    factors = [1.0] * count if scales is None else [float(s) for s in scales]
+    rule = Rule(float(lr), float(eta), float(F0), float(nu), float(q), bool(per_tensor), int(seed), int(step))
+    if len(velocities) != count or len(grads) != count or len(decays) != count or len(factors) != count:
+        raise UsageError(f"ecd_step: {count} params need as many velocities, grads, weight decays and scales")
+    if torch.compiler.is_compiling():
+        value = loss.detach().double() if isinstance(loss, Tensor) else torch.full((), loss, dtype=torch.float64)
+        if count:
+            torch.ops.hepgen.ecd_step(params, velocities, grads, value, decays, factors, *rule)
+        return
+    EcdPlan(params, velocities).step(grads, value_of(loss), decays, factors, rule)
+
+
+def value_of(loss: Tensor | float) -> float:
+    """Return the loss as a float."""
+    return float(loss.item() if isinstance(loss, Tensor) else loss)
+
+
+class EcdPlan:
+    """What of a step does not change between steps: made once for a list of parameters and their velocities.
+
+    Raises
+    ------
+    UsageError
+        If shapes, dtypes or devices do not fit, or tensors that are written to overlap.
+    """
+
+    def __init__(self, params: Sequence[Tensor], velocities: Sequence[Tensor]) -> None:
+        self.params, self.velocities = list(params), list(velocities)
+        for p, v in zip(self.params, self.velocities, strict=True):
+            _check_pair(p, v, self.params[0])
+        self.size = sum(p.numel() for p in self.params)
+        self._changed = self.params + self.velocities
+        self._ids = _each(id, self.params), _each(id, self.velocities)
+        self._kinds = _kinds(self.params)
+        self.device = self.params[0].device.type if self.params else "cpu"
+        self._double = bool(self.params) and self.params[0].dtype == torch.float64
+        self._sizes = [p.numel() for p in self.params]
+        self._written = _ranges(self._changed)
+        _check_apart(self._written)
+        self._addresses = _each(Tensor.data_ptr, self.params), _each(Tensor.data_ptr, self.velocities)
+        self._dense = _each(Tensor.is_contiguous, self.params)
+        self._contiguous = all(self._dense) and all(_each(Tensor.is_contiguous, self.velocities))
+
+    def fits(self, params: Sequence[Tensor], velocities: Sequence[Tensor]) -> bool:
+        """Whether these are the same tensors, at the same places in memory as when the plan was made."""
+        return (
+            (_each(id, params), _each(id, velocities)) == self._ids
+            and (_each(Tensor.data_ptr, params), _each(Tensor.data_ptr, velocities)) == self._addresses
+            and _each(Tensor.numel, params) == self._sizes
+            and _each(Tensor.is_contiguous, params) == self._dense
+        )
+
+    def step(self, grads: Sequence[Tensor], loss: float, decays: list[float], scales: list[float], rule: Rule) -> None:
+        """Make a step; see :func:`ecd_step`."""
+        _check_rule(rule, self.size)
+        if not self.params:
+            return
+        if _kinds(grads) != self._kinds:
+            raise UsageError("ecd_step: a gradient must be dense and have its parameter's shape, dtype and device")
+        if dispatch.choose("ecd_step", device=self.device) == "reference":
+            ecd_step_reference(self.params, self.velocities, grads, loss, decays, scales, rule)
+        else:
+            self._compiled(grads, loss, decays, scales, rule)
+
+    def _compiled(self, grads: Sequence[Tensor], loss: float, decays: list[float], scales: list[float], rule: Rule) -> None:
+        at_params, at_velocities = self._addresses
+        copies: list[tuple[Tensor, Tensor]] = []
+        if not self._contiguous:
+            copies = [(t, t.detach().contiguous()) for t in self._changed]
+            dense = [c.data_ptr() for _, c in copies]
+            at_params, at_velocities = dense[: len(self.params)], dense[len(self.params) :]
+        if not all(_each(Tensor.is_contiguous, grads)):
+            grads = [g.contiguous() for g in grads]
+        at_grads = _each(Tensor.data_ptr, grads)
+        if not self._apart_from(at_grads):
+            grads = [g.clone() for g in grads]
+            at_grads = _each(Tensor.data_ptr, grads)
+        core: Any = dispatch.core()
+        outcome, full = core.ecd_step(
+            self._double, at_params, at_velocities, at_grads, self._sizes, scales, decays, loss, *rule, dispatch.thread_count()
+        )
+        if outcome != _MOVED:
+            raise _refusal(full, rule.F0, too_low=outcome == _LOSS_TOO_LOW)
+        for original, copy in copies:
+            if original.data_ptr() != copy.data_ptr():
+                original.detach().copy_(copy)
+        torch.autograd.graph.increment_version(self._changed)  # autograd shall notice, as with any change in place
+
+    def _apart_from(self, starts: Sequence[int]) -> bool:
+        """Whether contiguous gradients that start there share no memory with what is written."""
+        width = 8 if self._double else 4
+        for start, size in zip(starts, self._sizes, strict=True):
+            before = bisect.bisect_left(self._written, (start + width * size,)) - 1  # the last that begins before the gradient ends
+            if before >= 0 and self._written[before][1] > start:
+                return False
+        return True
+
+
+def _each(function: Callable[[Any], Any], tensors: Sequence[Tensor]) -> list[Any]:
+    return list(map(function, tensors))
+
+
+def _kinds(tensors: Sequence[Tensor]) -> list[Any]:
+    return [(t.shape, t.dtype, t.layout, t.device) for t in tensors]
+
+
+def _check_pair(p: Tensor, v: Tensor, first: Tensor) -> None:
+    if p.dtype not in {torch.float32, torch.float64} or p.dtype != first.dtype or p.device != first.device:
+        raise UsageError(f"ecd_step: params must all be float32 or all float64 and on one device, got {p.dtype} on {p.device}")
+    if v.shape != p.shape or v.dtype != p.dtype or v.device != p.device:
+        raise UsageError(f"ecd_step: a velocity must have its parameter's shape, dtype and device, got {tuple(v.shape)} {v.dtype}")
+    if not (_dense(p) and _dense(v)):
+        raise UsageError("ecd_step: a param or velocity holds the same memory twice (an expanded tensor?): clone it")
+
+
+def _dense(t: Tensor) -> bool:
+    """Whether no two elements of t can share memory."""
+    reach = 1
+    for stride, size in sorted(zip(t.stride(), t.shape, strict=True)):
+        if size > 1:
+            if stride < reach:
+                return False
+            reach += stride * (size - 1)
+    return True
+
+
+def _ranges(tensors: Sequence[Tensor]) -> list[tuple[int, int]]:
+    """First and one past the last byte of each tensor that has elements, in order."""
+    spans = []
+    for t in tensors:
+        if t.numel():
+            reach = 1 + sum(stride * (size - 1) for stride, size in zip(t.stride(), t.shape, strict=True))
+            spans.append((t.data_ptr(), t.data_ptr() + reach * t.element_size()))
+    return sorted(spans)
+
+
+def _check_apart(spans: list[tuple[int, int]]) -> None:
+    for (_, end), (start, _) in itertools.pairwise(spans):
+        if start < end:
+            raise UsageError("ecd_step: params and velocities must not share memory: give each tensor once, and clone views of others")
+
+
+def _check_rule(rule: Rule, size: int) -> None:
+    lr, eta, f0, nu, q, _, seed, step = rule
+    if not (lr >= 0 and eta > 0 and nu >= 0 and math.isfinite(lr + eta + nu + f0)):
+        raise UsageError(f"ecd_step: lr and nu must be at least 0, eta positive and all finite, got lr {lr}, nu {nu}, eta {eta}, F0 {f0}")
+    if size and not 0 <= q < size:
+        raise UsageError(f"ecd_step: q must lie in [0, {size}), below the number of parameters, got {q}")
+    if not (0 <= seed < 2**63 and 0 <= step < 2**32):
+        raise UsageError(f"ecd_step: seed must lie in [0, 2^63) and step in [0, 2^32), got {seed} and {step}")
+
+
+def _refusal(full: float, f0: float, *, too_low: bool) -> StepError:
+    if too_low:
+        return StepError(f"ECD: the loss {full:g} is not above F0 = {f0:g}: choose F0 below every loss that can be reached")
+    return StepError(f"ECD: the loss ({full:g}), a gradient, a velocity or what follows from them is not finite; nothing was changed")
+
+
+# --- reference: plain torch
+
+
+def ecd_step_reference(
+    params: Sequence[Tensor],
+    velocities: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    loss: float,
+    decays: Sequence[float],
+    scales: Sequence[float],
+    rule: Rule,
+) -> None:
+    """:func:`ecd_step` in plain torch."""
+    with torch.no_grad():
+        g = [(s * (grad + w * p)).flatten() for p, grad, w, s in zip(params, grads, decays, scales, strict=True)]
+        v = [velocity.flatten() for velocity in velocities]
+        full = loss + sum(0.5 * w * float(torch.dot(p.flatten(), p.flatten())) for p, w in zip(params, decays, strict=True) if w)
+        vv, gg = _square(v), _square(g)
+        if not (math.isfinite(vv) and math.isfinite(gg) and math.isfinite(full)):
+            raise _refusal(full, rule.F0, too_low=False)
+        if not full > rule.F0:
+            raise _refusal(full, rule.F0, too_low=True)
+        if vv == 0:
+            v, vv = [-a for a in g], gg
+        d = sum(p.numel() for p in params)
+        above = full - rule.F0
+        with np.errstate(over="ignore"):
+            speed = 1.0 if rule.q == 1 else float(np.exp(-0.5 * rule.eta * d * (rule.q - 1) / (d - rule.q) * math.log(above)))
+        force = rule.lr * rule.eta * d / (2 * (d - rule.q) * above)
+        u = [a * (speed / math.sqrt(vv) if vv > 0 else 0.0) for a in v]
+        along = [float(torch.dot(a, b)) for a, b in zip(u, g, strict=True)]
+        if not rule.per_tensor:
+            along = [sum(along)] * len(u)
+        u = [a - force * (speed**2 * b + (rule.q - 2) * s * a) for a, b, s in zip(u, g, along, strict=True)]
+        norm = math.sqrt(_square(u))
+        if not (math.isfinite(norm) and speed > 0):
+            raise _refusal(full, rule.F0, too_low=False)
+        for k, (p, velocity, a) in enumerate(zip(params, velocities, u, strict=True)):
+            p.add_(a.view(p.shape), alpha=rule.lr * scales[k])
+            direction = a / norm if norm > 0 else a
+            if rule.nu:
+                direction = direction + rule.nu * torch.from_numpy(noise(p.numel(), p.dtype, k, rule.seed, rule.step)).to(p.device)
+            velocity.copy_(direction.view(p.shape))
+
+
+def _square(parts: Sequence[Tensor]) -> float:
+    return sum(float(torch.dot(a, a)) for a in parts)
+
+
+def noise(count: int, dtype: torch.dtype, tensor: int, seed: int, step: int) -> Any:
+    """Return z of elements 0 ... count of a tensor, a numpy array: the same bits as the compiled kernel makes.
+
+    The counter of Philox4x32-10 is (block and tensor, step, stream), the key is the seed. float64: 32 numbers from 16
+    blocks, through :func:`hepgen.kernels.philox.normal_quantile`; float32: 64 numbers from 16 blocks, one word each.
+    """
+    double = dtype == torch.float64
+    group = 32 if double else 64
+    element = np.arange(count, dtype=np.uint64)
+    block = element // group * 16 + element % 16
+    part = (element % group // 16).astype(np.int64)
+    counter = (
+        block & 0xFFFFFFFF,
+        (block >> 32) | (tensor << (_TENSOR_SHIFT - 32)),
+        np.full_like(block, step),
+        np.full_like(block, _STREAM),
+    )
+    words = philox4x32(counter, (seed & 0xFFFFFFFF, seed >> 32))
+    if not double:
+        return _short_quantile(np.choose(part, words).astype(np.uint32))
+    bits = np.where(part == 0, words[1] << np.uint64(32) | words[0], words[3] << np.uint64(32) | words[2])
+    return normal_quantile(((bits >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52)
+
+
+def _short_quantile(bits: Any) -> Any:
+    """Return float32 normals: the highest bit is the sign, the others k give the tail's probability (k + 1/2) / 2^32 (AS 241, PPND7)."""
+    one = np.float32
+
+    def ratio(x: Any, top: Sequence[float], bottom: Sequence[float]) -> Any:
+        def horner(coefficients: Sequence[float]) -> Any:
+            total = np.full_like(x, one(coefficients[0]))
+            for c in coefficients[1:]:
+                total = total * x + one(c)
+            return total
+
+        return horner(top) / horner(bottom)
+
+    p = (bits & 0x7FFFFFFF).astype(np.int32).astype(one) * one(2.0**-32) + one(2.0**-33)
+    from_centre = one(0.5) - p
+    centre = from_centre * ratio(
+        one(0.180625) - from_centre * from_centre,
+        (5.9109374720e1, 1.5929113202e2, 5.0434271938e1, 3.3871327179),
+        (6.7187563600e1, 7.8757757664e1, 1.7895169469e1, 1.0),
+    )
+    tail = ratio(
+        np.sqrt(-_short_log(p)) - one(1.6),
+        (1.7023821103e-1, 1.3067284816, 2.7568153900, 1.4234372777),
+        (1.2021132975e-1, 7.3700164250e-1, 1.0),
+    )
+    size = np.where(from_centre <= one(0.425), centre, tail)
+    return np.where(bits >> 31 == 1, -size, size)
+
+
+def _short_log(x: Any) -> Any:
+    one = np.float32
+    half_root = 0x3F3504F3  # sqrt(1/2)
+    shifted = x.view(np.int32) - np.int32(half_root)
+    e = (shifted >> 23).astype(one)
+    m = ((shifted & np.int32(0x7FFFFF)) + np.int32(half_root)).view(one)
+    s = (m - one(1)) / (m + one(1))
+    s2 = s * s
+    series = np.full_like(s2, one(2 / 9))
+    for k in (7, 5, 3):
+        series = series * s2 + one(2 / k)
+    tail = s * (s2 * series) + e * one(-2.12194440e-4)
+    return (one(2) * s + tail) + e * one(0.693359375)
+
+
+# --- as a custom op, for torch.compile
+
+
+@torch.library.custom_op("hepgen::ecd_step", mutates_args=("params", "velocities"))
+def _ecd_step(
+    params: Sequence[Tensor],
+    velocities: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    loss: Tensor,
+    weight_decays: Sequence[float],
+    scales: Sequence[float],
+    lr: float,
+    eta: float,
+    F0: float,
+    nu: float,
+    q: float,
+    per_tensor: bool,
+    seed: int,
+    step: int,
+) -> None:
+    rule = Rule(lr, eta, F0, nu, q, per_tensor, seed, step)
+    EcdPlan(params, velocities).step(grads, loss.item(), list(weight_decays), list(scales), rule)
+
+
+@_ecd_step.register_fake
+def _(
+    params: Sequence[Tensor],
+    velocities: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    loss: Tensor,
+    weight_decays: Sequence[float],
+    scales: Sequence[float],
+    lr: float,
+    eta: float,
+    F0: float,
+    nu: float,
+    q: float,
+    per_tensor: bool,
+    seed: int,
+    step: int,
+) -> None:
+    return None
