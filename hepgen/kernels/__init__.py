@@ -13,6 +13,8 @@ from hepgen.kernels.dispatch import backend, instruction_set, registry
 _LAZY = {
     "gaussian_sums": "hepgen.kernels.mmd",
     "kde": "hepgen.kernels.density",
+    "kde_bandwidth": "hepgen.kernels.bandwidth",
+    "kde_divergence": "hepgen.kernels.divergence",
     "kernel_mean": "hepgen.kernels.mmd",
     "MafWeights": "hepgen.kernels.maf",
     "maf_forward": "hepgen.kernels.maf",
@@ -27,6 +29,8 @@ __all__ = [
     "gaussian_sums",
     "instruction_set",
     "kde",
+    "kde_bandwidth",
+    "kde_divergence",
     "kernel_mean",
     "maf_forward",
     "maf_inverse",
