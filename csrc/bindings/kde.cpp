@@ -117,18 +117,19 @@ py::tuple counts_gradients(const Array<T>& samples, const Array<double>& grid, c
 
 template <class T>
 py::tuple divergence(const Array<T>& samples, const Array<double>& grid, const Array<double>& bandwidth,
-                     const Array<double>& target, const Weights<T>& weights, double floor, int wanted, int threads) {
+                     const Array<double>& target, const Weights<T>& weights, double floor, int threads) {
     const KdeInput<T> in = input(samples, grid, bandwidth, weights);
     require(target.ndim() == 2 && target.shape(0) == samples.shape(1) && target.shape(1) == grid.shape(0),
             "target must have shape (features, points)");
-    Output<T> out(in, wanted);
+    Array<T> density({in.features, in.points}), slope({in.features, in.points});
     double value;
     {
         const double* masses = target.data();
+        T *to_density = density.mutable_data(), *to_slope = slope.mutable_data();
         py::gil_scoped_release release;
-        value = kde_divergence<T>(in, masses, floor, threads, out.to);
+        value = kde_divergence<T>(in, masses, floor, threads, to_density, to_slope);
     }
-    return py::make_tuple(value, out.x, out.weights);
+    return py::make_tuple(value, density, slope);
 }
 
 template <class T>
@@ -144,7 +145,7 @@ void bind_type(py::module_& m) {
     m.def("kde_counts_gradients", &counts_gradients<T>, samples, "grid"_a, "bandwidth"_a, weights, "reach"_a, "field"_a,
           "wanted"_a, "threads"_a);
     m.def("kde_divergence", &divergence<T>, samples, "grid"_a, "bandwidth"_a, "target"_a, weights, "floor"_a,
-          "wanted"_a, "threads"_a);
+          "threads"_a);
 }
 
 }  // namespace

@@ -279,22 +279,21 @@ void kde_counts_gradients(const KdeInput<T>& in, std::size_t reach, const double
 }
 
 template <class T>
-double kde_divergence(const KdeInput<T>& in, const double* target, double floor, int threads, KdeGradients<T> out) {
-    const std::size_t F = in.features, G = in.points;
-    const auto density = allocate<T>(F * G), slope = allocate<T>(F * G);
-    kde_binned(in, threads, density.get());
+double kde_divergence(const KdeInput<T>& in, const double* target, double floor, int threads, T* density, T* slope) {
+    const std::size_t G = in.points;
+    kde_binned(in, threads, density);
     double divergence = 0;
-    for (std::size_t f = 0; f < F; ++f) {
+    for (std::size_t f = 0; f < in.features; ++f) {
         const double step = (in.at(G - 1, f) - in.at(0, f)) / double(G - 1);
         for (std::size_t i = f * G; i < (f + 1) * G; ++i) {
             const double given = step * double(density[i]), mass = given < floor ? floor : given;
-            if (target[i] > 0) divergence += target[i] * std::log(target[i] / mass);
-            slope[i] = static_cast<T>(given < floor ? 0.0 : -target[i] * step / mass / double(F));
-            divergence += given == given ? 0.0 : given;
+            if (!(target[i] == 0)) divergence += target[i] * std::log(target[i] / mass);
+            slope[i] = static_cast<T>(given < floor ? 0.0 : -target[i] * step / mass / double(in.features));
         }
+        // a feature of NaN is NaN even where the target is zero
+        divergence += 0 * double(density[f * G]);
     }
-    if (out.x || out.weights) kde_binned_gradients(in, density.get(), slope.get(), threads, out);
-    return divergence / double(F);
+    return divergence / double(in.features);
 }
 
 #define HEPGEN_INSTANTIATE(T)                                                                                    \
@@ -303,7 +302,7 @@ double kde_divergence(const KdeInput<T>& in, const double* target, double floor,
     template std::size_t kde_reach<T>(const KdeInput<T>&);                                                       \
     template void kde_counts<T>(const KdeInput<T>&, std::size_t, int, double*);                                  \
     template void kde_counts_gradients<T>(const KdeInput<T>&, std::size_t, const double*, int, KdeGradients<T>); \
-    template double kde_divergence<T>(const KdeInput<T>&, const double*, double, int, KdeGradients<T>);
+    template double kde_divergence<T>(const KdeInput<T>&, const double*, double, int, T*, T*);
 HEPGEN_INSTANTIATE(float)
 HEPGEN_INSTANTIATE(double)
 

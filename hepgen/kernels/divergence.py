@@ -1,4 +1,4 @@
-"""Kullback-Leibler divergence of fixed masses on a grid from the binned density estimate of samples, value and gradient in one op."""
+"""Kullback-Leibler divergence of fixed masses on a grid from the binned density estimate of samples, in one op."""
 
 # the fakes of custom ops take all that the ops take
 # ruff: noqa: ARG001
@@ -12,10 +12,8 @@ from torch import Tensor
 
 from hepgen.errors import UsageError
 from hepgen.kernels import dispatch
-from hepgen.kernels.density import Bandwidth, _array, _choose, call_core, check_density, kde_reference
+from hepgen.kernels.density import _GRAD_W, _GRAD_X, Bandwidth, _array, _arrays, _choose, call_core, check_density, kde_reference
 from hepgen.kernels.mmd import _first_derivative  # noqa: F401 - registers hepgen::first_derivative
-
-_GRAD_X, _GRAD_W = 1, 2
 
 
 def kde_divergence(
@@ -89,17 +87,14 @@ def _kde_divergence(
     samples: Tensor, grid: Tensor, bandwidth: Tensor, target: Tensor, weights: Tensor | None, floor: float, wanted: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     core: Any = dispatch.core()
-    value, gx, gw = call_core(
-        core.kde_divergence,
-        _array(samples),
-        _array(grid.double()),
-        _array(bandwidth),
-        _array(target.T.double()),
-        _array(weights),
-        floor,
-        wanted,
-    )
-    return torch.tensor(value, dtype=samples.dtype), torch.from_numpy(gx), torch.from_numpy(gw)
+    x, g, b, w = _arrays(samples, grid, bandwidth, weights)
+    value, density, slope = call_core(core.kde_divergence, x, g, b, _array(target.T.double()), w, floor)
+    # the derivative with respect to the samples at once: an op of its own would cost as much again in torch
+    if wanted:
+        gx, gw = (torch.from_numpy(part) for part in call_core(core.kde_gradients, True, x, g, b, w, density, slope, wanted))
+    else:
+        gx, gw = samples.new_empty((0, samples.shape[1])), samples.new_empty((0,))
+    return torch.tensor(value, dtype=samples.dtype), gx, gw
 
 
 @_kde_divergence.register_fake
@@ -122,16 +117,14 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
 
 def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     gx, gw, *inputs = ctx.saved_tensors
-    first_derivative = torch.ops.hepgen.first_derivative
-    return (
-        first_derivative(grad, gx, inputs) if ctx.wanted & _GRAD_X else None,
-        None,
-        None,
-        None,
-        first_derivative(grad, gw, inputs) if ctx.wanted & _GRAD_W else None,
-        None,
-        None,
-    )
+
+    def times(gradient: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            return grad * gradient
+        product: Tensor = torch.ops.hepgen.first_derivative(grad, gradient, inputs)
+        return product
+
+    return times(gx) if ctx.wanted & _GRAD_X else None, None, None, None, times(gw) if ctx.wanted & _GRAD_W else None, None, None
 
 
 _kde_divergence.register_autograd(_backward, setup_context=_setup)

@@ -57,9 +57,9 @@ template <class T>
 void kde_counts_gradients(const KdeInput<T>& in, std::size_t reach, const double* field, int threads,
                           KdeGradients<T> out);
 
-// sum_fg target_fg log(target_fg / mass_fg) / features, mass = max(step density, floor) with the binned density;
-// target (features, points).
+// sum_fg target_fg log(target_fg / mass_fg) / features, mass = max(step density, floor) with the binned density; its
+// derivative with respect to the density goes to slope. target, density and slope are (features, points).
 template <class T>
-double kde_divergence(const KdeInput<T>& in, const double* target, double floor, int threads, KdeGradients<T> out);
+double kde_divergence(const KdeInput<T>& in, const double* target, double floor, int threads, T* density, T* slope);
 
 }  // namespace hepgen
