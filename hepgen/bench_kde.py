@@ -86,7 +86,7 @@ def _case(name: str, n: int, peers: Sequence[str]) -> Case:
 def _values(x: Tensor, grid: Tensor, method: str) -> Callable[[], list[Any]]:
     def run() -> list[Any]:
         with torch.no_grad():
-            return [kde(x, grid, BANDWIDTH, method=method).double().numpy()]
+            return [kde(x, grid, BANDWIDTH, method=method).numpy()]
 
     return run
 
@@ -96,7 +96,7 @@ def _with_gradient(x: Tensor, grid: Tensor, slope: Tensor, method: str) -> Calla
         leaf = x.clone().requires_grad_()
         density = kde(leaf, grid, BANDWIDTH, method=method)
         (gradient,) = torch.autograd.grad(density, leaf, slope)
-        return [density.detach().double().numpy(), gradient.double().numpy()]
+        return [density.detach().numpy(), gradient.numpy()]
 
     return run
 
