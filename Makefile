@@ -24,6 +24,7 @@ lint: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation ".[bench]"
+	$(BIN)/hepgen bench kde
 	$(BIN)/hepgen bench mmd
 	$(BIN)/hepgen bench maf
 

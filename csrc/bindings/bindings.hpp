@@ -21,6 +21,7 @@ inline void require(bool condition, const std::string& message) {
 
 void bind_ecd(py::module_& m);
 void bind_isa(py::module_& m);
+void bind_kde(py::module_& m);
 void bind_maf(py::module_& m);
 void bind_mmd(py::module_& m);
 void bind_philox(py::module_& m);

@@ -287,8 +287,8 @@ class SimToData:
 
     def _objective(self, loss: str, flow: MAF, samples: Mapping[str, Sample], plan: Plan) -> FlowObjective:
         from hepgen.estimators.flow_objectives import KLLoss, LogLoss, MDMMLoss, MMDLoss, data_floors
+        from hepgen.kernels import kde_bandwidth
         from hepgen.losses import MMD, KLOfKDE
-        from hepgen.losses.kl import silverman_bandwidth
         from hepgen.optim import MDMM
         from hepgen.training import Sample
 
@@ -297,7 +297,7 @@ class SimToData:
         s, data = self.settings, samples["data"]
         target = Sample(data.values[:, : flow.features].contiguous(), data.weights)
         batch_size = min(plan.batch_size, len(data), len(samples["sim"]))
-        bandwidth = s.kl_bandwidth * silverman_bandwidth(target.values, target.weights, events=batch_size)
+        bandwidth = s.kl_bandwidth * kde_bandwidth(target.values, "silverman", target.weights, events=batch_size)
         mmd = MMD(s.mmd_bandwidth * SCALED_RANGE**2, cross_weight=s.mmd_cross_weight, per_feature=s.mmd_per_feature)
         if loss == "mmd":
             return MMDLoss(flow, mmd)

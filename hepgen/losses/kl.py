@@ -5,27 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from hepgen.kernels.density import kde
+from hepgen.kernels import kde, kde_bandwidth, kde_divergence
 
-
-def silverman_bandwidth(samples: Tensor, weights: Tensor | None = None, *, events: float | None = None) -> Tensor:
-    """Silverman's rule per feature, (F,): 0.9 min(std, IQR / 1.34) n^(-1/5) of samples (n, F).
-
-    `events` replaces n where the density will be estimated from batches of another size.
-    """
-    count = float(events if events is not None else len(samples))
-    mean = weighted_means(samples, weights)
-    variance = weighted_means((samples - mean).square(), weights)
-    low, high = torch.quantile(samples[: 1 << 20], torch.tensor([0.25, 0.75], dtype=samples.dtype, device=samples.device), dim=0)
-    spread = torch.minimum(variance.clamp_min(0).sqrt(), (high - low) / 1.34)
-    spread = torch.where(spread > 0, spread, torch.ones_like(spread))
-    scale = 0.9 * float(count**-0.2)
-    return scale * spread
-
-
-def weighted_means(samples: Tensor, weights: Tensor | None) -> Tensor:
-    """Weighted mean of every column of (n, F)."""
-    return samples.mean(0) if weights is None else (weights[:, None] * samples).sum(0) / weights.sum()
+_LEAST_MASS = 1e-9  # keeps the logarithm finite where one side has no events, or where signed weights leave a negative density
 
 
 class KLOfKDE(nn.Module):
@@ -63,21 +45,19 @@ class KLOfKDE(nn.Module):
     ) -> None:
         super().__init__()
         if bandwidth is None:
-            bandwidth = silverman_bandwidth(target, weights, events=batch_size)
+            bandwidth = kde_bandwidth(target, "silverman", weights, events=batch_size)
         low, high = target.amin(0) - 4 * bandwidth, target.amax(0) + 4 * bandwidth
         steps = torch.linspace(0, 1, points, dtype=target.dtype, device=target.device)
         self.register_buffer("grid", low + steps[:, None] * (high - low))
         self.register_buffer("bandwidth", bandwidth.clone())
-        masses = self._masses(target, weights)
+        step = (self.grid[-1] - self.grid[0]) / (points - 1)
+        masses = (kde(target, self.grid, self.bandwidth, weights=weights, method="binned") * step).clamp_min(_LEAST_MASS)
         self.register_buffer("target", masses / masses.sum(0))
 
     def forward(self, samples: Tensor, weights: Tensor | None = None) -> Tensor:
-        """Divergence of samples (n, F) with signed weights (n,), a scalar."""
-        ours = self._masses(samples, weights)
-        return (self.target * (torch.log(self.target) - torch.log(ours))).sum(0).mean()
+        """Divergence of samples (n, F) with signed weights (n,), a scalar.
 
-    def _masses(self, samples: Tensor, weights: Tensor | None) -> Tensor:
-        """Probability of each grid step, (points, F): sums to what lies on the grid, so that samples beyond it raise the divergence."""
-        step = (self.grid[-1] - self.grid[0]) / (len(self.grid) - 1)
-        # A floor keeps the logarithm finite where one side has no events, or where signed weights leave a negative density.
-        return (kde(samples, self.grid, self.bandwidth, weights=weights, method="binned") * step).clamp_min(1e-9)
+        The samples' masses sum to what lies on the grid, so that samples beyond it raise the divergence.
+        """
+        value: Tensor = kde_divergence(samples, self.grid, self.bandwidth, self.target, weights=weights, floor=_LEAST_MASS)
+        return value

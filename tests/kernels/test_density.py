@@ -1,16 +1,28 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import scipy.stats
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hepgen.errors import InputError, UsageError
+from hepgen import kernels
+from hepgen.errors import BackendError, InputError, UsageError
+from hepgen.kernels import density as density_module
 from hepgen.kernels import kde
+
+CPP = any(op == "kde" and name == "cpp" and ok for op, name, ok, _ in kernels.registry())
+needs_cpp = pytest.mark.skipif(not CPP, reason="hepgen._core is not built")
+
+
+@pytest.fixture(params=["reference", pytest.param("cpp", marks=needs_cpp)])
+def backend(request):
+    with kernels.backend(request.param):
+        yield request.param
 
 
 def draw(n, features, seed, dtype=torch.float64):
@@ -27,6 +39,7 @@ def brute(samples, grid, bandwidth, weights=None):
     return np.stack(columns, 1)
 
 
+@pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("method", ["exact", "binned"])
 class TestBoth:
     def test_one_sample_on_a_grid_point(self, method):
@@ -80,21 +93,97 @@ class TestBoth:
         assert density.dtype == dtype
 
     def test_not_contiguous(self, method):
-        x = draw(3, 40, 1).T[::2]
+        wide = draw(3, 40, 1).T[::2].requires_grad_()
         grid = torch.linspace(-1, 1, 50, dtype=torch.float64)
-        torch.testing.assert_close(kde(x, grid, 0.5, method=method), kde(x.contiguous(), grid, 0.5, method=method))
+        close = wide.detach().contiguous().requires_grad_()
+        one, two = kde(wide, grid, 0.5, method=method), kde(close, grid, 0.5, method=method)
+        torch.testing.assert_close(one, two)
+        slope = draw(3, 50, 2).T
+        torch.testing.assert_close(torch.autograd.grad(one, wide, slope), torch.autograd.grad(two, close, slope))
+
+    def test_identical_points(self, method):
+        x = torch.full((5000, 2), 0.25, dtype=torch.float32)
+        grid = torch.linspace(-1, 1, 65, dtype=torch.float32)
+        got = kde(x, grid, 0.2, method=method).double().numpy()
+        want = scipy.stats.norm.pdf(grid.double().numpy(), 0.25, 0.2)
+        np.testing.assert_allclose(got, np.stack([want, want], 1), atol=2e-6)
+
+    def test_denormal_samples_are_zeros(self, method):
+        x = torch.tensor([[5e-324], [-5e-324], [0.0]], dtype=torch.float64)
+        grid = torch.linspace(-2, 2, 41, dtype=torch.float64)
+        np.testing.assert_allclose(kde(x, grid, 0.4, method=method)[:, 0].numpy(), scipy.stats.norm.pdf(grid.numpy(), 0, 0.4), atol=1e-13)
+
+    def test_nan_weight_poisons_all(self, method):
+        w = torch.ones(20, dtype=torch.float64)
+        w[3] = torch.nan
+        assert kde(draw(20, 2, 1), torch.linspace(-1, 1, 9, dtype=torch.float64), 0.5, weights=w, method=method).isnan().all()
+
+    def test_gradient_of_one_sample_by_hand(self, method):
+        # dp/dx = (g - x) / b^2 N(g; x, b); binned: the slope of the broken line through the kernel at the samples' two bins
+        x = torch.tensor([[0.3]], dtype=torch.float64, requires_grad=True)
+        grid = torch.linspace(-1, 1, 9, dtype=torch.float64)  # x lies between 0.25 and 0.5
+        (got,) = torch.autograd.grad(kde(x, grid, 0.5, method=method)[6, 0], x)
+        pdf = scipy.stats.norm(0.5, 0.5).pdf
+        want = (0.5 - 0.3) / 0.25 * pdf(0.3) if method == "exact" else (pdf(0.5) - pdf(0.25)) / 0.25
+        assert got.item() == pytest.approx(want, rel=1e-12)
+
+    def test_far_samples_have_no_gradient(self, method):
+        x = torch.tensor([[0.5], [80.0], [-1e30]], dtype=torch.float64, requires_grad=True)
+        grid = torch.linspace(0, 1, 101, dtype=torch.float64)
+        (gradient,) = torch.autograd.grad(kde(x, grid, 0.1, method=method).square().sum() + kde(x, grid, 0.1, method=method)[70, 0], x)
+        assert gradient[1:].tolist() == [[0.0], [0.0]]
+        assert gradient[0].abs() > 0.1
 
 
-@settings(max_examples=25, deadline=None)
-@given(n=st.integers(1, 200), features=st.integers(1, 4), points=st.integers(1, 60), weighted=st.booleans(), seed=st.integers(0, 10**6))
-def test_exact_equals_brute_force(n, features, points, weighted, seed):
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    n=st.integers(1, 300),
+    features=st.integers(1, 4),
+    points=st.integers(1, 60),
+    weighted=st.booleans(),
+    bandwidth=st.sampled_from([1e-3, 0.02, 0.3, 1.0, 30.0]),
+    seed=st.integers(0, 10**6),
+)
+def test_exact_equals_brute_force(backend, n, features, points, weighted, bandwidth, seed):
+    """On grids that are neither uniform nor sorted; few points and narrow kernels take the way without cells."""
     x, grid = draw(n, features, seed), draw(points, features, seed + 1)
     w = draw(n, 1, seed + 2)[:, 0].abs() + 0.1 if weighted else None
-    b = torch.linspace(0.2, 1.0, features)
-    np.testing.assert_allclose(kde(x, grid, b, weights=w).numpy(), brute(x, grid, b, w), rtol=1e-11, atol=1e-14)
+    b = torch.linspace(0.2, 1.0, features) * bandwidth
+    want = brute(x, grid, b, w)
+    np.testing.assert_allclose(kde(x, grid, b, weights=w).numpy(), want, rtol=1e-11, atol=1e-14 / float(b.min()))
 
 
-def test_against_scipy():
+@pytest.mark.parametrize("rows", [200, 3000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@needs_cpp
+def test_gradients_equal_the_references(rows, dtype):
+    """Value, gradients of samples and weights, by cells and by windows, shared and separate grids."""
+    for points, b, shared, method in [
+        (300, 0.2, True, "exact"),
+        (3, 0.2, False, "exact"),
+        (40, 1e-3, False, "exact"),
+        (300, 0.2, False, "binned"),
+        (300, 2.0, True, "binned"),
+    ]:
+        grid = torch.linspace(-3, 3, points, dtype=torch.float64)
+        grid = grid if shared else torch.stack([grid, grid + 0.1, 2 * grid], 1)
+        bandwidth = b * torch.tensor([1.0, 0.5, 2.0])
+        slope = torch.cos(torch.linspace(0, 20, 3 * points, dtype=torch.float64)).reshape(points, 3)
+        results = {}
+        for name, kind in (("cpp", dtype), ("reference", torch.float64)):
+            x, w = draw(rows, 3, 1, dtype).to(kind).requires_grad_(), (draw(rows, 1, 2, dtype)[:, 0] + 1.5).to(kind).requires_grad_()
+            with kernels.backend(name):
+                value = kde(x, grid, bandwidth, weights=w, method=method)
+            results[name] = (value.detach(), *torch.autograd.grad(value, (x, w), slope.to(kind)))
+        # the reference's Fourier transform rounds with the peak, and slopes are differences of neighbours
+        eps = (100 if dtype == torch.float32 else 1000) * torch.finfo(dtype).eps
+        for got, want in zip(results["cpp"], results["reference"], strict=True):
+            assert got.dtype == dtype
+            # positions are rounded by eps * 3, in bandwidths: for the narrowest kernel that is what is left of the digits
+            torch.testing.assert_close(got.double(), want, rtol=0, atol=eps * want.abs().max().item() * max(1, 0.2 / b))
+
+
+def test_against_scipy(backend):
     x = draw(400, 1, 5)
     estimate = scipy.stats.gaussian_kde(x[:, 0].numpy(), weights=np.linspace(0.1, 2, 400))
     grid = torch.linspace(-3, 3, 64, dtype=torch.float64)
@@ -112,7 +201,7 @@ def test_exact_in_chunks_is_the_same(monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_binned_error_is_within_its_bound(dtype):
+def test_binned_error_is_within_its_bound(backend, dtype):
     x, b = draw(5000, 2, 1), 0.15
     grid = torch.linspace(-4, 4, 512, dtype=torch.float64)
     want = brute(x, grid, b)
@@ -122,7 +211,7 @@ def test_binned_error_is_within_its_bound(dtype):
     assert np.abs(got - want).max() <= 1e-3 * want.max()
 
 
-def test_binned_is_never_negative_without_weights():
+def test_binned_is_never_negative_without_weights(backend):
     density = kde(draw(50, 1, 1), torch.linspace(-30, 30, 2000, dtype=torch.float64), 0.05, method="binned")
     assert (density >= 0).all()
     assert (density == 0).any()
@@ -144,8 +233,173 @@ def test_binned_is_never_negative_without_weights():
         (torch.zeros(3, 1), torch.linspace(1, 0, 5), 1.0, {"method": "binned"}, UsageError, "uniform, increasing"),
         (torch.zeros(3, 1), torch.zeros(1), 1.0, {"method": "binned"}, UsageError, "at least two points"),
         (torch.zeros(3, 1), torch.linspace(0, 1, 5), 1e7, {"method": "binned"}, UsageError, "too many for the binned"),
+        (torch.zeros(3, 1), torch.tensor([0.0, float("nan")]), 1.0, {}, UsageError, "grid must be finite"),
+        (torch.zeros(3, 1), torch.linspace(0, 1, 5), 1e-320, {}, UsageError, "positive and finite"),
+        (torch.zeros(3, 1), torch.linspace(0, 1, 5), torch.ones(1, requires_grad=True), {}, UsageError, "no gradient flows"),
     ],
 )
-def test_refused(samples, grid, bandwidth, options, error, match):
+def test_refused(backend, samples, grid, bandwidth, options, error, match):
     with pytest.raises(error, match=match):
         kde(samples, grid, bandwidth, **options)
+
+
+@pytest.mark.usefixtures("backend")
+class TestExtremes:
+    def test_huge_bandwidth(self):
+        x, grid = draw(50, 2, 1), torch.linspace(-1, 1, 64, dtype=torch.float64)
+        want = 1 / (1e200 * math.sqrt(2 * math.pi))
+        np.testing.assert_allclose(kde(x, grid, 1e200).numpy(), want, rtol=1e-12)
+
+    @pytest.mark.parametrize("b", [1e-6, 1e-300])
+    def test_tiny_bandwidth(self, b):
+        grid = torch.tensor([0.5, -0.5, 0.25], dtype=torch.float64)
+        x = torch.tensor([[0.5], [0.5], [0.3], [-0.5]], dtype=torch.float64)
+        peak = 1 / (b * math.sqrt(2 * math.pi))
+        np.testing.assert_allclose(kde(x, grid, b)[:, 0].numpy(), [peak / 2, peak / 4, 0], rtol=0, atol=1e-12 * peak)
+
+    def test_no_points(self):
+        x = draw(5, 2, 1).requires_grad_()
+        density = kde(x, torch.empty(0, dtype=torch.float64), 1.0)
+        assert density.shape == (0, 2)
+        assert torch.autograd.grad(density.sum(), x)[0].tolist() == [[0.0, 0.0]] * 5
+
+    def test_a_cluster_and_an_outlier(self):
+        grid = torch.cat([torch.linspace(0, 1, 200), torch.tensor([1e7])]).double()
+        x = torch.cat([draw(400, 1, 1), torch.tensor([[1e7 + 0.01]], dtype=torch.float64)])
+        np.testing.assert_allclose(kde(x, grid, 0.05).numpy(), brute(x, grid, 0.05), rtol=1e-7, atol=1e-13)
+
+
+@needs_cpp
+@pytest.mark.parametrize("method", ["exact", "binned"])
+def test_cut_of_the_kernel_is_within_its_bound(method):
+    """One sample: all that is missing is what was cut, and the expansion's rest."""
+    offsets = torch.linspace(0, 12, 400, dtype=torch.float64)
+    for dtype, bound in ((torch.float32, 1e-9), (torch.float64, 1e-15 if method == "exact" else 2e-14)):
+        worst = 0.0
+        for x in np.linspace(0, 1, 23):
+            sample = torch.tensor([[x]], dtype=dtype)
+            grid = sample.double().item() + offsets if method == "binned" else (sample.double() + offsets)[0]
+            with kernels.backend("cpp"):
+                got = kde(sample, grid, 1.0, method=method)[:, 0].double().numpy()
+            want = scipy.stats.norm.pdf(offsets.numpy())
+            # beyond the rounding of the answer itself
+            worst = max(worst, (np.abs(got - want) - 1e-6 * want * (dtype == torch.float32)).max())
+        assert worst <= bound * scipy.stats.norm.pdf(0)
+
+
+@needs_cpp
+@pytest.mark.parametrize("method", ["exact", "binned"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_float32_error_is_within_twice_that_of_plain_torch(method, weighted):
+    x32 = draw(6000, 3, 1, torch.float32) + 1
+    w32 = draw(6000, 1, 2, torch.float32)[:, 0] + 2 if weighted else None
+    grid, slope = torch.linspace(-3, 5, 129, dtype=torch.float64), draw(129, 3, 3)
+
+    def run(name, dtype):
+        x = x32.to(dtype).requires_grad_()
+        w = None if w32 is None else w32.to(dtype).requires_grad_()
+        with kernels.backend(name):
+            value = kde(x, grid, 0.2, weights=w, method=method)
+        return value.detach(), *torch.autograd.grad(value, [t for t in (x, w) if t is not None], slope.to(dtype))
+
+    true, plain, mine = run("reference", torch.float64), run("reference", torch.float32), run("cpp", torch.float32)
+    for t, p, m in zip(true, plain, mine, strict=True):
+        floor = torch.finfo(torch.float32).eps * t.norm()  # the rounding of the answer itself
+        assert (m.double() - t).norm() <= 2 * (p.double() - t).norm() + floor
+
+
+@needs_cpp
+class TestMachine:
+    def outcome(self, method):
+        x, w = draw(40_000, 3, 1, torch.float32).requires_grad_(), (draw(40_000, 1, 2, torch.float32)[:, 0] + 1).requires_grad_()
+        grid = torch.linspace(-3, 3, 400)
+        with kernels.backend("cpp"):
+            value = kde(x, grid, 0.1, weights=w, method=method)
+            wide = kde(x.detach(), torch.linspace(-3, 3, 3000), 3.0, method=method)  # binned: by Fourier transform
+            return [t.detach().numpy().tobytes() for t in (value, wide, *torch.autograd.grad(value.square().sum(), (x, w)))]
+
+    @pytest.mark.parametrize("method", ["exact", "binned"])
+    def test_same_bits_for_any_number_of_threads(self, method):
+        before = torch.get_num_threads()
+        try:
+            outcomes = []
+            for threads in (1, 2, 3, 7):
+                torch.set_num_threads(threads)
+                outcomes += [self.outcome(method), self.outcome(method)]
+        finally:
+            torch.set_num_threads(before)
+        assert all(o == outcomes[0] for o in outcomes)
+
+    def test_called_from_several_threads_at_once(self):
+        want = self.outcome("binned")
+        with ThreadPoolExecutor(4) as pool:
+            assert all(got == want for got in pool.map(lambda _: self.outcome("binned"), range(6)))
+
+    @pytest.mark.parametrize("method", ["exact", "binned"])
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_instruction_sets_agree(self, method, dtype):
+        core = pytest.importorskip("hepgen._core")
+        before = core.instruction_set()
+        x, slope = draw(3000, 3, 1, dtype).requires_grad_(), draw(200, 3, 2, dtype)
+        outcomes = []
+        try:
+            for isa in core.instruction_sets():
+                core.set_instruction_set(isa)
+                for b in (0.1, 1e-4):
+                    value = kde(x, torch.linspace(-2, 2, 200), b, method=method)
+                    outcomes.append((b, value.detach(), *torch.autograd.grad(value, x, slope)))
+        finally:
+            core.set_instruction_set(before)
+        for b, *got in outcomes:
+            for one, two in zip(got, next(o for o in outcomes if o[0] == b)[1:], strict=True):
+                torch.testing.assert_close(one, two, rtol=0, atol=100 * torch.finfo(dtype).eps * two.abs().max().item())
+
+    def test_convolutions_agree(self, monkeypatch):
+        """The direct one and the one by Fourier transform, values and gradients."""
+        outcomes = []
+        for fourier in (False, True):
+            monkeypatch.setattr(density_module, "_fourier_is_faster", lambda *_, fourier=fourier: fourier)
+            x, w = draw(500, 2, 1).requires_grad_(), (draw(500, 1, 2)[:, 0] + 1).requires_grad_()
+            for weights in (None, w):
+                value = kde(x, torch.linspace(-2, 2, 100), torch.tensor([0.05, 0.7]), weights=weights, method="binned")
+                inputs = [x] if weights is None else [x, w]
+                outcomes.append([value, *torch.autograd.grad(value, inputs, draw(100, 2, 3))])
+        for direct, fourier in zip(outcomes[:2], outcomes[2:], strict=True):
+            for one, two in zip(direct, fourier, strict=True):
+                torch.testing.assert_close(one, two, rtol=0, atol=1e-12)
+
+
+@needs_cpp
+class TestTorch:
+    def test_opcheck(self):
+        x, w = draw(9, 2, 1).requires_grad_(), (draw(9, 1, 2)[:, 0] + 2).requires_grad_()
+        grid, b = torch.linspace(-2, 2, 12, dtype=torch.float64), torch.tensor([0.5, 0.7], dtype=torch.float64)
+        for binned in (False, True):
+            torch.library.opcheck(torch.ops.hepgen.kde.default, (x, grid, b, w, binned))
+            torch.library.opcheck(torch.ops.hepgen.kde.default, (x.detach().float(), grid[:, None].repeat(1, 2), b, None, binned))
+            slope, density = draw(2, 12, 3), draw(2, 12, 4)
+            arguments = (slope, density, x.detach(), grid, b, w.detach(), binned)
+            for wanted in (1, 2, 3):
+                torch.library.opcheck(torch.ops.hepgen.kde_gradients.default, (*arguments, wanted))
+
+    @pytest.mark.parametrize("method", ["exact", "binned"])
+    def test_compile_keeps_the_op(self, method):
+        x, w = draw(40, 3, 1).requires_grad_(), (draw(40, 1, 2)[:, 0] + 2).requires_grad_()
+        grid = torch.linspace(-2, 2, 30, dtype=torch.float64)
+
+        def loss(x, w):
+            return (3 * kde(x, grid, 0.4, weights=w, method=method)).sin().sum()
+
+        compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+        want, got = loss(x, w), compiled(x, w)
+        torch.testing.assert_close(got, want)
+        torch.testing.assert_close(torch.autograd.grad(got, (x, w)), torch.autograd.grad(want, (x, w)))
+
+    @pytest.mark.parametrize("method", ["exact", "binned"])
+    def test_second_derivative_is_refused(self, method):
+        x = draw(5, 2, 1).requires_grad_()
+        with kernels.backend("cpp"):
+            density = kde(x, torch.linspace(-2, 2, 9), 0.5, method=method)
+            (gradient,) = torch.autograd.grad(density.square().sum(), x, create_graph=True)
+        with pytest.raises(BackendError, match="first derivatives only"):
+            gradient.square().sum().backward()

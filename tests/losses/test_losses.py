@@ -8,7 +8,6 @@ import torch
 from scipy import stats
 
 from hepgen.losses import MMD, KLOfKDE, negative_log_likelihood, weighted_mean
-from hepgen.losses.kl import silverman_bandwidth
 
 
 def gaussian_mixture(n: int, seed: int, shift: float = 0.0) -> torch.Tensor:
@@ -67,13 +66,6 @@ def test_kl_stays_finite_where_the_samples_are_elsewhere() -> None:
     value = divergence(far)
     assert math.isfinite(float(value.detach()))
     assert float(value.detach()) > 1
-
-
-def test_silverman_rule() -> None:
-    samples = gaussian_mixture(10_000, 4)
-    expected = 0.9 * np.minimum(samples.numpy().std(0), stats.iqr(samples.numpy(), axis=0) / 1.34) * 10_000**-0.2
-    assert silverman_bandwidth(samples).tolist() == pytest.approx(expected.tolist(), rel=1e-6)
-    assert silverman_bandwidth(samples, events=320_000).tolist() == pytest.approx((expected / 2).tolist(), rel=1e-6)
 
 
 @pytest.mark.parametrize("per_feature", [False, True])
