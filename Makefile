@@ -1,5 +1,6 @@
 # make demo   set up .venv, build, and run the main job on the packaged files
 # make test   set up .venv, build, and pass all tests
+# make sanitize   build the kernels with sanitizers, and pass the tests in C++
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 SOURCES := pyproject.toml CMakeLists.txt README.md constraints.txt $(shell find csrc hepgen plugins -type f ! -name '*.pyc' ! -name '_core*.so')
 STRICT := $(if $(CI),--config-settings=cmake.define.HEPGEN_WERROR=ON)
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint sanitize bench clean
 
 demo: $(INSTALLED)
 	$(BIN)/hepgen demo --out hepgen-demo --overwrite
@@ -20,13 +21,20 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $(shell find csrc -name '*.cpp' -o -name '*.hpp')
+	$(BIN)/clang-format --dry-run --Werror $(shell find csrc tests/csrc -name '*.cpp' -o -name '*.hpp')
+
+# the kernels without Python, under the address, undefined-behaviour and thread sanitizers; one instruction set, for time
+SANITIZE_ISA := $(shell grep -qw avx2 /proc/cpuinfo 2>/dev/null && echo avx2 || echo baseline)
+sanitize: $(INSTALLED)
+	export PATH="$(CURDIR)/$(BIN):$$PATH"; for kind in address,undefined thread; do \
+	  cmake -S . -B build/sanitize-$$kind -G Ninja -DHEPGEN_SANITIZE=$$kind -DHEPGEN_WERROR=ON -DHEPGEN_PYTHON=OFF \
+	    -DHEPGEN_TESTS=ON -DHEPGEN_ONE_ISA=$(SANITIZE_ISA) && cmake --build build/sanitize-$$kind && \
+	  UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 TSAN_OPTIONS=halt_on_error=1 build/sanitize-$$kind/hepgen_tests || exit 1; \
+	done
 
 bench: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation ".[bench]"
-	$(BIN)/hepgen bench kde
-	$(BIN)/hepgen bench mmd
-	$(BIN)/hepgen bench maf
+	$(BIN)/hepgen bench
 
 $(INSTALLED): $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

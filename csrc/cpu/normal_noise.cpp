@@ -123,13 +123,14 @@ HEPGEN_INLINE Vec<double> normal_from(Long bits) {
     constexpr std::uint64_t two_52 = 0x4330000000000000;  // its mantissa holds a whole number
     const Vec<double> p = (((Vec<double>)(bits >> 12 | two_52) - 0x1p52) + 0.5) * 0x1p-52;
     const Vec<double> q = p - 0.5;
-    const Vec<double> from_centre = q < 0.0 ? -q : q;
+    const auto central = (q < 0.0 ? -q : q) <= kCentreWidth;
     const Vec<double> c = kCentreOffset - q * q;
-    const Vec<double> centre = q * (horner(kCentreTop, c) / horner(kCentreBottom, c));
     const Vec<double> r = root<double>(-log_positive(q < 0.0 ? p : 1.0 - p));
-    Vec<double> x = horner(kNearTop, r - kNear) / horner(kNearBottom, r - kNear);
+    // one division for both: it is what costs most
+    Vec<double> x = (central ? horner(kCentreTop, c) : horner(kNearTop, r - kNear)) /
+                    (central ? horner(kCentreBottom, c) : horner(kNearBottom, r - kNear));
     if (any(r > kFar)) x = r <= kFar ? x : horner(kFarTop, r - kFar) / horner(kFarBottom, r - kFar);
-    return from_centre <= kCentreWidth ? centre : (q < 0.0 ? -x : x);
+    return central ? q * x : (q < 0.0 ? -x : x);
 }
 
 HEPGEN_INLINE Vec<float> normal_from(Int bits) {
@@ -140,10 +141,11 @@ HEPGEN_INLINE Vec<float> normal_from(Int bits) {
     const Vec<float> p = __builtin_convertvector(bits & 0x7FFFFFFF, Vec<float>) * 0x1p-32f + 0x1p-33f;
     const Vec<float> q = 0.5f - p;
     const Vec<float> c = 0.180625f - q * q;
-    const Vec<float> centre = q * (horner(centre_top, c) / horner(centre_bottom, c));
     const Vec<float> r = root<float>(-log_positive(p)) - 1.6f;  // below 5 as p >= 2^-33
-    const Vec<float> tail = horner(tail_top, r) / horner(tail_bottom, r);
-    const Vec<float> x = q <= 0.425f ? centre : tail;
+    const auto central = q <= 0.425f;
+    const Vec<float> ratio = (central ? horner(centre_top, c) : horner(tail_top, r)) /
+                             (central ? horner(centre_bottom, c) : horner(tail_bottom, r));
+    const Vec<float> x = central ? q * ratio : ratio;
     return bits < 0 ? -x : x;
 }
 

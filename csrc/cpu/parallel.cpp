@@ -56,6 +56,14 @@ ParallelRegion lender() {
 }
 #endif
 
+void relax() {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+}
+
 }  // namespace
 
 bool borrows_threads() {
@@ -84,8 +92,10 @@ void parallel_tasks(int threads, std::size_t count, const std::function<void(std
 }
 
 void wait_until(const std::atomic<unsigned>& progress, unsigned target) {
+    // some 20 us: on a busy machine who yields is gone for milliseconds, and most waits are shorter than a task
+    constexpr int patience = 1000;
     for (int spins = 0; progress.load(std::memory_order_acquire) < target; ++spins) {
-        if (spins > 256) std::this_thread::yield();
+        spins < patience ? relax() : std::this_thread::yield();
     }
 }
 
