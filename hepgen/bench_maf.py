@@ -85,7 +85,7 @@ def _sampling(flow: Any, events: Tensor, context: Tensor) -> Callable[[], list[A
 
 
 def _nll_step(flow: Any, events: Tensor, context: Tensor) -> Callable[[], list[Any]]:
-    return _step(flow, lambda: -flow.log_prob(events, context).mean())
+    return _step(flow, lambda: flow.nll(events, context))
 
 
 def _sample_step(flow: Any, events: Tensor, context: Tensor) -> Callable[[], list[Any]]:
@@ -106,6 +106,7 @@ class _Ours:
     def __init__(self, flow: MAF, biases: Tensor) -> None:
         self.module = flow
         self.log_prob = flow.log_prob
+        self.nll = flow.negative_log_likelihood
         with torch.no_grad():
             for made, order, bias in zip(flow.mades, flow.orders, biases, strict=True):
                 made.linears[-1].weight.zero_()
@@ -128,6 +129,9 @@ class _Zuko:
                 last = transform.hyper[-1]
                 last.weight.zero_()
                 last.bias.copy_(torch.stack([-shift * torch.exp(-log_scale), -raw], dim=-1).reshape(-1))
+
+    def nll(self, x: Tensor, context: Tensor) -> Tensor:
+        return -self.log_prob(x, context).mean()
 
     def log_prob(self, x: Tensor, context: Tensor) -> Tensor:
         density: Tensor = self.module(context).log_prob(x)

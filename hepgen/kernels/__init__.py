@@ -17,6 +17,7 @@ _LAZY = {
     "MafWeights": "hepgen.kernels.maf",
     "maf_forward": "hepgen.kernels.maf",
     "maf_inverse": "hepgen.kernels.maf",
+    "maf_nll": "hepgen.kernels.maf",
     "mmd2": "hepgen.kernels.mmd",
     "philox": "hepgen.kernels.philox",
 }
@@ -30,6 +31,7 @@ __all__ = [
     "kernel_mean",
     "maf_forward",
     "maf_inverse",
+    "maf_nll",
     "mmd2",
     "philox",
     "registry",

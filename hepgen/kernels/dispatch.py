@@ -24,6 +24,7 @@ OPS: dict[str, tuple[str, ...]] = {
     "kde": ("reference",),
     "maf_forward": ("cpp", "reference"),
     "maf_inverse": ("cpp", "reference"),
+    "maf_nll": ("cpp", "reference"),
     "philox": ("cpp", "reference"),
 }
 
