@@ -26,6 +26,7 @@ bench: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation ".[bench]"
 	$(BIN)/hepgen bench mmd
 	$(BIN)/hepgen bench maf
+	$(BIN)/hepgen bench mlp
 
 $(INSTALLED): $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -20,7 +20,7 @@ from hepgen.errors import BackendError, UsageError
 from hepgen.kernels import dispatch, instruction_set
 
 # op -> the module whose cases(...) says what to run
-OPS = {"maf": "hepgen.bench_maf", "mmd": "hepgen.bench_mmd"}
+OPS = {"maf": "hepgen.bench_maf", "mlp": "hepgen.bench_mlp", "mmd": "hepgen.bench_mmd"}
 
 KEYS = (
     "op", "case", "backend", "device", "dtype", "shape", "threads", "isa", "seconds", "throughput", "unit", "ceiling_share", "peer",
@@ -92,7 +92,7 @@ def run(
     Parameters
     ----------
     op : str
-        "maf" or "mmd".
+        "maf", "mlp" or "mmd".
     sizes : sequence of int, optional
         Numbers of rows to measure at; the op's standard size by default.
     backends : sequence of str, optional

@@ -1,7 +1,7 @@
-"""Cases of the flow benchmark: log-density, sampling, and a training step through either; peer zuko.
+"""Cases of the flow benchmark: log-density, sampling, and a training step through either; peers zuko and nflows.
 
 The flow is the sim-to-data paper's: ten blocks of two layers of 128, six columns, six of context. Its last layers hold
-biases only, of which the peer's flow can hold the same, so that the answers agree; the networks do their whole work all the same.
+biases only, of which the peers' flows can hold the same, so that the answers agree; the networks do their whole work all the same.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from hepgen.networks import MAF, Affine
 FEATURES = CONTEXT = 6
 BLOCKS, HIDDEN = 10, (128, 128)
 STANDARD_SIZES = {"log-density": 25_600, "sampling": 25_600, "nll-step": 25_600, "sample-step": 1_000}
-PEERS = ("zuko",)
+PEERS = ("zuko", "nflows")
 
 
 def cases(sizes: Sequence[int] | None, peers: Sequence[str] | None) -> list[Case]:
@@ -34,8 +34,9 @@ def cases(sizes: Sequence[int] | None, peers: Sequence[str] | None) -> list[Case
         flow = MAF(FEATURES, CONTEXT, BLOCKS, HIDDEN)
         biases = 0.1 * torch.randn(BLOCKS, FEATURES, 2)
         others: dict[str, Any] = {"ours": _Ours(flow, biases)}
-        if (peers is None or "zuko" in peers) and importlib.util.find_spec("zuko") is not None:
-            others["zuko"] = _Zuko(biases)
+        for name, peer in {"zuko": _Zuko, "nflows": _Nflows}.items():
+            if (peers is None or name in peers) and importlib.util.find_spec(name) is not None:
+                others[name] = peer(biases)
     return [_case(name, n, flow, others) for name, standard in STANDARD_SIZES.items() for n in sizes or [standard]]
 
 
@@ -116,6 +117,12 @@ class _Ours:
         return self.module.inverse(z, context)[0]
 
 
+def _shift_and_log_scale(bias: Tensor) -> tuple[Tensor, Tensor]:
+    """m and a of z = (x - m) exp(-a), from the biases (d, 2) of one of our blocks."""
+    shift, raw = bias.unbind(-1)
+    return shift, raw / (1 + raw.abs() / Affine().bound)
+
+
 class _Zuko:
     """z = x exp(a') + b', so a' = -a and b' = -m exp(-a)."""
 
@@ -124,11 +131,10 @@ class _Zuko:
         self.module = zuko.flows.MAF(FEATURES, CONTEXT, transforms=BLOCKS, hidden_features=HIDDEN)
         with torch.no_grad():
             for transform, bias in zip(self.module.transform.transforms, biases, strict=True):
-                shift, raw = bias.unbind(-1)
-                log_scale = raw / (1 + raw.abs() / Affine().bound)
+                shift, log_scale = _shift_and_log_scale(bias)
                 last = transform.hyper[-1]
                 last.weight.zero_()
-                last.bias.copy_(torch.stack([-shift * torch.exp(-log_scale), -raw], dim=-1).reshape(-1))
+                last.bias.copy_(torch.stack([-shift * torch.exp(-log_scale), -bias[:, 1]], dim=-1).reshape(-1))
 
     def nll(self, x: Tensor, context: Tensor) -> Tensor:
         return -self.log_prob(x, context).mean()
@@ -139,4 +145,35 @@ class _Zuko:
 
     def inverse(self, z: Tensor, context: Tensor) -> Tensor:
         x: Tensor = self.module(context).transform.inv(z)
+        return x
+
+
+class _Nflows:
+    """z = x (softplus(u) + 0.001) + b, after the columns were reversed; built of its parts, for its ready-made flow takes no context."""
+
+    def __init__(self, biases: Tensor) -> None:
+        transforms: Any = importlib.import_module("nflows.transforms")
+        steps: list[Any] = []
+        for block, bias in enumerate(biases):
+            steps.append(transforms.ReversePermutation(FEATURES))
+            # the layer that takes the input in and one more: the same two hidden layers
+            step = transforms.MaskedAffineAutoregressiveTransform(FEATURES, HIDDEN[0], CONTEXT, num_blocks=1, use_residual_blocks=False)
+            shift, log_scale = _shift_and_log_scale(bias if block % 2 else bias.flip(0))
+            last = step.autoregressive_net.final_layer
+            with torch.no_grad():
+                last.weight.zero_()
+                last.bias.copy_(torch.stack([(torch.exp(-log_scale) - 1e-3).expm1().log(), -shift * torch.exp(-log_scale)], -1).reshape(-1))
+            steps.append(step)
+        base = importlib.import_module("nflows.distributions.normal").StandardNormal([FEATURES])
+        self.module = importlib.import_module("nflows.flows.base").Flow(transforms.CompositeTransform(steps), base)
+
+    def nll(self, x: Tensor, context: Tensor) -> Tensor:
+        return -self.log_prob(x, context).mean()
+
+    def log_prob(self, x: Tensor, context: Tensor) -> Tensor:
+        density: Tensor = self.module.log_prob(x, context)
+        return density
+
+    def inverse(self, z: Tensor, context: Tensor) -> Tensor:
+        x: Tensor = self.module._transform.inverse(z, context)[0]
         return x

@@ -22,6 +22,7 @@ inline void require(bool condition, const std::string& message) {
 
 void bind_isa(py::module_& m);
 void bind_maf(py::module_& m);
+void bind_mlp(py::module_& m);
 void bind_mmd(py::module_& m);
 void bind_philox(py::module_& m);
 

@@ -15,15 +15,18 @@ _LAZY = {
     "kde": "hepgen.kernels.density",
     "kernel_mean": "hepgen.kernels.mmd",
     "MafWeights": "hepgen.kernels.maf",
+    "MlpWeights": "hepgen.kernels.perceptron",
     "maf_forward": "hepgen.kernels.maf",
     "maf_inverse": "hepgen.kernels.maf",
     "maf_nll": "hepgen.kernels.maf",
+    "mlp": "hepgen.kernels.perceptron",
     "mmd2": "hepgen.kernels.mmd",
     "philox": "hepgen.kernels.philox",
 }
 
 __all__ = [
     "MafWeights",
+    "MlpWeights",
     "backend",
     "gaussian_sums",
     "instruction_set",
@@ -32,6 +35,7 @@ __all__ = [
     "maf_forward",
     "maf_inverse",
     "maf_nll",
+    "mlp",
     "mmd2",
     "philox",
     "registry",

@@ -25,6 +25,7 @@ OPS: dict[str, tuple[str, ...]] = {
     "maf_forward": ("cpp", "reference"),
     "maf_inverse": ("cpp", "reference"),
     "maf_nll": ("cpp", "reference"),
+    "mlp": ("cpp", "reference"),
     "philox": ("cpp", "reference"),
 }
 
