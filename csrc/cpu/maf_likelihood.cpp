@@ -9,7 +9,7 @@ namespace hepgen {
 namespace {
 
 // So many rows go through all blocks and back: their hidden units fit into the second and third cache level.
-constexpr std::size_t kSweepEvents = 256;
+constexpr std::size_t kSweepEvents = 128;
 
 template <class T>
 struct Likelihood {

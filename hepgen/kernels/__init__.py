@@ -18,7 +18,7 @@ _LAZY = {
     "MlpWeights": "hepgen.kernels.perceptron",
     "maf_forward": "hepgen.kernels.maf",
     "maf_inverse": "hepgen.kernels.maf",
-    "maf_nll": "hepgen.kernels.maf",
+    "maf_nll": "hepgen.kernels.maf_likelihood",
     "mlp": "hepgen.kernels.perceptron",
     "mmd2": "hepgen.kernels.mmd",
     "philox": "hepgen.kernels.philox",

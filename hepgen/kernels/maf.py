@@ -5,13 +5,11 @@ Block b orders its columns, and z_j = (x_j - m_j) exp(-a_j) with (m_j, r_j) from
 and the context, a = r / (1 + |r| / bound). Hidden units are sorted by degree, so the masks are block-triangular: the
 compiled backend multiplies only what they leave, and the inverse computes every hidden unit once, when the columns it
 sees are known. Its backward has the columns between the blocks, and the hidden units of a small batch; those of a large one
-are computed again tile by tile, which is faster than memory. A likelihood knows the gradient of every log-density beforehand:
-:func:`maf_nll` makes value and gradient in one sweep, while the hidden units are in cache.
+are computed again tile by tile, which is faster than memory.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -24,7 +22,7 @@ from hepgen.kernels import dispatch
 from hepgen.kernels.compiled import call, first_derivatives_only, flatten
 
 ACTIVATIONS = ("relu", "tanh", "elu")
-_GRAD_EVENTS, _GRAD_CONTEXT, _GRAD_WEIGHTS = 1, 2, 4
+GRAD_EVENTS, GRAD_CONTEXT, GRAD_WEIGHTS = 1, 2, 4
 # the record of a call: events are padded to multiples of a tile, hidden units kept where they fit (csrc/cpu/maf.cpp has the same)
 _TILE, _KEPT_BYTES = 64, 16 << 20
 
@@ -75,62 +73,25 @@ def maf_inverse(z: Tensor, context: Tensor | None, weights: MafWeights) -> tuple
     return _run("maf_inverse", z, context, weights)
 
 
-def maf_nll(x: Tensor, context: Tensor | None, weights: MafWeights, event_weights: Tensor | None = None) -> Tensor:
-    """Negative log-likelihood of events under the flow on a standard normal base: -sum_i w_i log p(x_i | context_i), a scalar.
-
-    Parameters
-    ----------
-    x : (n, d) tensor of float32 or float64
-        Differentiable to first order, as are the context, the weights and the events' weights.
-    context : (n, c) tensor, optional
-    weights : MafWeights
-    event_weights : (n,) tensor, optional
-        Signed weights w; one each by default. Divide by their sum for a mean.
-
-    Raises
-    ------
-    UsageError, BackendError
-        As :func:`maf_forward`.
-    """
-    context = _check("maf_nll", x, context, weights)
-    if event_weights is None:
-        event_weights = x.new_ones(()).expand(len(x))
-    if event_weights.shape != x.shape[:1] or event_weights.dtype != x.dtype or event_weights.device != x.device:
-        raise UsageError(
-            f"maf_nll: event_weights must have shape ({len(x)},) and be {x.dtype} on {x.device}, "
-            f"got {tuple(event_weights.shape)}, {event_weights.dtype} on {event_weights.device}"
-        )
-    if maf_backend("maf_nll", x.device.type) == "reference":
-        z, log_det = maf_forward_reference(x, context, weights)
-        return -(event_weights * (log_det - 0.5 * (z.square().sum(1) + x.shape[1] * math.log(2 * math.pi)))).sum()
-    flat = _flat(weights)
-    wanted = 0
-    if torch.is_grad_enabled():
-        wanted = _GRAD_EVENTS * x.requires_grad + _GRAD_CONTEXT * context.requires_grad + _GRAD_WEIGHTS * flat.requires_grad
-    total, *_ = torch.ops.hepgen.maf_nll(
-        x, context, event_weights, flat, _hidden(weights), weights.orders, weights.activation, weights.bound, wanted
-    )
-    return total  # type: ignore[no-any-return]
-
-
 def _run(op: str, events: Tensor, context: Tensor | None, weights: MafWeights) -> tuple[Tensor, Tensor]:
-    context = _check(op, events, context, weights)
+    context = check_flow(op, events, context, weights)
     inverse = op == "maf_inverse"
     if maf_backend(op, events.device.type) == "reference":
         return (maf_inverse_reference if inverse else maf_forward_reference)(events, context, weights)
-    flat = _flat(weights)
+    flat = flatten_flow(weights)
     record = torch.is_grad_enabled() and (events.requires_grad or context.requires_grad or flat.requires_grad)
     out, log_det, _ = torch.ops.hepgen.maf(
-        inverse, events, context, flat, _hidden(weights), weights.orders, weights.activation, weights.bound, record
+        inverse, events, context, flat, hidden_widths(weights), weights.orders, weights.activation, weights.bound, record
     )
     return out, log_det
 
 
-def _flat(weights: MafWeights) -> Tensor:
+def flatten_flow(weights: MafWeights) -> Tensor:
+    """All parameters of a flow in one vector, block after block."""
     return flatten(tensor for block in weights.blocks for tensor in block)
 
 
-def _hidden(weights: MafWeights) -> list[int]:
+def hidden_widths(weights: MafWeights) -> list[int]:
     """Widths of the hidden layers."""
     block = weights.blocks[0]
     biases = [block[1], *block[2 + len(block) % 2 + 1 :: 2]]
@@ -146,7 +107,7 @@ def maf_backend(op: str, device: str) -> str:
 maf_backend._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
-def _check(op: str, events: Tensor, context: Tensor | None, weights: MafWeights) -> Tensor:
+def check_flow(op: str, events: Tensor, context: Tensor | None, weights: MafWeights) -> Tensor:
     """Return the context as a matrix, of no columns where there is none."""
     if weights.orders.ndim != 2 or weights.orders.shape[0] != len(weights.blocks) or not weights.blocks:
         raise UsageError(f"{op}: orders must have shape (blocks, d), got {tuple(weights.orders.shape)} for {len(weights.blocks)} blocks")
@@ -178,7 +139,7 @@ def _check_shapes(op: str, weights: MafWeights, features: int, context: int) -> 
         raise UsageError(f"{op}: a block needs a hidden layer: weight, bias, context weight where there is a context, weight, bias")
     expected: list[tuple[int, ...]] = []
     seen = features
-    for units in [*_hidden(weights), 2 * features]:
+    for units in [*hidden_widths(weights), 2 * features]:
         expected += [(units, seen), (units,)]
         if context and len(expected) == 2:
             expected.append((units, context))
@@ -314,11 +275,12 @@ def _maf_backward(
     return events, of_context, flat
 
 
-def _empty_gradients(n: int, context: Tensor, weights: Tensor, orders: Tensor, wanted: int) -> tuple[Tensor, Tensor, Tensor]:
+def empty_gradients(n: int, context: Tensor, weights: Tensor, orders: Tensor, wanted: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients as a fake has them: of n events, of their context, of the weights, without rows where not wanted."""
     return (
-        context.new_empty((n if wanted & _GRAD_EVENTS else 0, orders.shape[1])),
-        context.new_empty((n if wanted & _GRAD_CONTEXT else 0, context.shape[1])),
-        weights.new_empty(weights.shape[0] if wanted & _GRAD_WEIGHTS else 0),
+        context.new_empty((n if wanted & GRAD_EVENTS else 0, orders.shape[1])),
+        context.new_empty((n if wanted & GRAD_CONTEXT else 0, context.shape[1])),
+        weights.new_empty(weights.shape[0] if wanted & GRAD_WEIGHTS else 0),
     )
 
 
@@ -336,7 +298,7 @@ def _(
     bound: float,
     wanted: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return _empty_gradients(out_gradient.shape[0], context, weights, orders, wanted)
+    return empty_gradients(out_gradient.shape[0], context, weights, orders, wanted)
 
 
 _maf_backward.register_autograd(first_derivatives_only)
@@ -358,7 +320,7 @@ def _backward(ctx: Any, out_gradient: Tensor | None, log_det_gradient: Tensor | 
     if log_det_gradient is None:
         log_det_gradient = nothing.expand(context.shape[0])
     _, *needs = ctx.needs_input_grad[:4]
-    wanted = _GRAD_EVENTS * needs[0] + _GRAD_CONTEXT * needs[1] + _GRAD_WEIGHTS * needs[2]
+    wanted = GRAD_EVENTS * needs[0] + GRAD_CONTEXT * needs[1] + GRAD_WEIGHTS * needs[2]
     gradients = torch.ops.hepgen.maf_backward(
         ctx.inverse, out_gradient, log_det_gradient, record, context, weights, ctx.hidden, orders, ctx.activation, ctx.bound, wanted
     )
@@ -366,68 +328,3 @@ def _backward(ctx: Any, out_gradient: Tensor | None, log_det_gradient: Tensor | 
 
 
 _maf.register_autograd(_backward, setup_context=_setup)
-
-
-@torch.library.custom_op("hepgen::maf_nll", mutates_args=(), device_types="cpu")
-def _maf_nll(
-    events: Tensor,
-    context: Tensor,
-    event_weights: Tensor,
-    weights: Tensor,
-    hidden: Sequence[int],
-    orders: Tensor,
-    activation: str,
-    bound: float,
-    wanted: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    flow = weights, list(hidden), orders, ACTIVATIONS.index(activation), bound
-    total, log_prob, of_events, of_context, flat = call("maf_likelihood", events, context, event_weights, *flow, wanted)
-    return total.view(()), log_prob, of_events, of_context, flat
-
-
-@_maf_nll.register_fake
-def _(
-    events: Tensor,
-    context: Tensor,
-    event_weights: Tensor,
-    weights: Tensor,
-    hidden: Sequence[int],
-    orders: Tensor,
-    activation: str,
-    bound: float,
-    wanted: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    n = events.shape[0]
-    return events.new_empty(()), events.new_empty(n), *_empty_gradients(n, context, weights, orders, wanted)
-
-
-@torch.library.custom_op("hepgen::maf_nll_backward", mutates_args=(), device_types="cpu")
-def _maf_nll_backward(gradient: Tensor, inputs: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor]:
-    """The gradients that the forward pass left, times the upstream one; an op, so that a second derivative finds out that there is none."""
-    return [gradient * g for g in gradients]
-
-
-@_maf_nll_backward.register_fake
-def _(gradient: Tensor, inputs: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor]:
-    return [torch.empty_like(g) for g in gradients]
-
-
-_maf_nll_backward.register_autograd(first_derivatives_only)
-
-
-def _setup_nll(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.wanted = inputs[-1]
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.save_for_backward(*inputs[:4], *output[1:])
-
-
-def _backward_nll(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Any, ...]:
-    *inputs, log_prob, of_events, of_context, flat = ctx.saved_tensors
-    needs = ctx.needs_input_grad[:4]
-    if (_GRAD_EVENTS * needs[0] + _GRAD_CONTEXT * needs[1] + _GRAD_WEIGHTS * needs[3]) & ~ctx.wanted:
-        raise BackendError("this likelihood was computed without the gradient asked for: call it with gradients enabled")
-    gradients = torch.ops.hepgen.maf_nll_backward(gradient, inputs, [of_events, of_context, -log_prob, flat])
-    return *(g if need else None for g, need in zip(gradients, needs, strict=True)), None, None, None, None, None
-
-
-_maf_nll.register_autograd(_backward_nll, setup_context=_setup_nll)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from hepgen.errors import UsageError
-from hepgen.kernels.maf import MafWeights, maf_backend, maf_forward, maf_inverse, maf_nll
+from hepgen.kernels.maf import MafWeights, maf_backend, maf_forward, maf_inverse
+from hepgen.kernels.maf_likelihood import maf_nll
 from hepgen.networks.bijections import Affine, Bijection
 from hepgen.networks.made import MADE
 
