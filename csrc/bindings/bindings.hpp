@@ -3,6 +3,7 @@
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <optional>
 #include <stdexcept>
@@ -23,6 +24,7 @@ void bind_ecd(py::module_& m);
 void bind_isa(py::module_& m);
 void bind_kde(py::module_& m);
 void bind_maf(py::module_& m);
+void bind_mlp(py::module_& m);
 void bind_mmd(py::module_& m);
 void bind_philox(py::module_& m);
 

@@ -6,6 +6,7 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
     hepgen::bindings::bind_isa(m);
     hepgen::bindings::bind_kde(m);
     hepgen::bindings::bind_maf(m);
+    hepgen::bindings::bind_mlp(m);
     hepgen::bindings::bind_mmd(m);
     hepgen::bindings::bind_philox(m);
 }

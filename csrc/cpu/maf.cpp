@@ -1,26 +1,15 @@
 #include "hepgen/maf.hpp"
 
 #include <algorithm>
-#include <atomic>
 
-#include "hepgen/aligned.hpp"
 #include "hepgen/isa.hpp"
-#include "hepgen/maf_plan.hpp"
+#include "hepgen/maf_call.hpp"
 #include "hepgen/parallel.hpp"
 
 namespace hepgen {
-namespace {
-
-constexpr std::size_t kChunkEvents = 256;  // one thread takes so many through the whole flow
-// Partial sums of the weights' gradients belong to groups of rows, whose number depends on the sizes alone.
-constexpr std::size_t kMostGroups = 32;
-constexpr std::size_t kFewestRows = 2 * kTileEvents;
-constexpr std::size_t kKeptBytes = std::size_t(16)
-                                   << 20;  // hidden units that fit into so much are kept, not computed again
-constexpr std::size_t kSumsBytes = std::size_t(128) << 20;  // what they may take
 
 template <class T>
-MafKernels<T> kernels() {
+MafKernels<T> active_maf_kernels() {
     switch (active_isa()) {
 #ifdef HEPGEN_X86
         case Isa::avx512:
@@ -33,75 +22,14 @@ MafKernels<T> kernels() {
     }
 }
 
-// The parts of one call that do not change from tile to tile.
-template <class T>
-struct Flow {
-    const MafShape& shape;
-    const std::vector<MafBlock<const T>>& blocks;
-    MafKernels<T> functions;
-    PlanMaker maker;
-    std::size_t n, padded;
-    std::vector<int> orders;
-    Aligned<T> packed, context;
+template MafKernels<float> active_maf_kernels();
+template MafKernels<double> active_maf_kernels();
 
-    Flow(const MafShape& shape_, PlanKind kind, const std::vector<MafBlock<const T>>& blocks_, std::size_t n_)
-        : shape(shape_),
-          blocks(blocks_),
-          functions(kernels<T>()),
-          maker(shape_, kind, functions.lanes, functions.most_rows),
-          n(n_),
-          padded(round_up(n_, kTileEvents)),
-          orders(shape_.orders, shape_.orders + shape_.blocks * shape_.features),
-          packed(allocate<T>(maker.plan.packed_size * shape_.blocks)),
-          context(allocate<T>(padded * shape_.context)) {}
+namespace {
 
-    // Packs every block, then runs body(0 ... count - 1), then last(0 ... last_count - 1), each stage when the one
-    // before it is done. Where memory ran out on some thread the call throws.
-    template <class Body, class Last>
-    void run(int threads, std::size_t count, const Body& body, std::size_t last_count, const Last& last) {
-        const std::size_t packing = blocks.size();
-        std::atomic<unsigned> packed_blocks{0}, done{0};
-        std::atomic<bool> failed{false};
-        auto guarded = [&failed](const auto& work, std::size_t task) {
-            try {
-                if (!failed) work(task);
-            } catch (const std::bad_alloc&) {
-                failed = true;
-            }
-        };
-        auto pack = [this](std::size_t block) { maker.pack(blocks[block], block_weights(int(block))); };
-        parallel_tasks(threads, packing + count + last_count, [&](std::size_t task) {
-            if (task < packing) {
-                guarded(pack, task);
-                packed_blocks.fetch_add(1, std::memory_order_release);
-            } else if (task < packing + count) {
-                wait_until(packed_blocks, unsigned(packing));
-                guarded(body, task - packing);
-                done.fetch_add(1, std::memory_order_release);
-            } else {
-                wait_until(done, unsigned(count));
-                guarded(last, task - packing - count);
-            }
-        });
-        if (failed) throw std::bad_alloc();
-    }
-
-    T* block_weights(int block) { return packed.get() + block * maker.plan.packed_size; }
-    const int* order(int block) const { return orders.data() + std::size_t(block) * shape.features; }
-
-    // Rows [begin, end) of `in` into columns; those that only fill the last tile repeat the last row.
-    void gather(const Rows<const T>& in, int columns, std::size_t begin, std::size_t end, T* out) const {
-        for (int k = 0; k < columns; ++k) {
-            for (std::size_t i = begin; i < end; ++i) out[k * padded + i] = in.at(std::min(i, n - 1), k);
-        }
-    }
-
-    void scatter(const T* columns, int count, std::size_t begin, std::size_t end, T* out) const {
-        for (std::size_t i = begin; i < std::min(end, n); ++i) {
-            for (int k = 0; k < count; ++k) out[i * count + k] = columns[k * padded + i];
-        }
-    }
-};
+constexpr std::size_t kChunkEvents = 256;  // one thread takes so many through the whole flow
+constexpr std::size_t kKeptBytes = std::size_t(16)
+                                   << 20;  // hidden units that fit into so much are kept, not computed again
 
 // The states between the blocks, then, where they are kept, one tile's width that says for how many lanes the values
 // are laid out, and the values of every block and tile.
@@ -139,77 +67,48 @@ struct KeptValues {
     }
 };
 
-int threads_for(std::size_t n, int threads) {
-    return n > 2 * kTileEvents ? threads : 1;
-}
-
-// What the tiles of one block have in common, at event e.
-template <class T>
-MafTile<T> tile_at(Flow<T>& flow, int block, std::size_t e, const T* data, const T* base, T* scratch) {
-    MafTile<T> tile{};
-    tile.plan = &flow.maker.plan;
-    tile.packed = flow.block_weights(block);
-    tile.order = flow.order(block);
-    tile.context = flow.context.get() + e;
-    tile.stride = flow.padded;
-    tile.data = data + e;
-    tile.base = base + e;
-    tile.values = tile.scratch = scratch;
-    return tile;
-}
-
 // The state of a backward pass: adjoints as columns, partial sums of the weights' gradients per group of rows.
 template <class T>
 struct Backward {
     Direction direction;
-    Flow<T> flow;
+    MafCall<T>& call;
+    MafSums<T>& sums;
     const T* record;
-    bool wants_context, wants_weights;
-    std::size_t block_sums, flow_sums, rows, groups;
-    Aligned<T> sums, gradient, log_det, context;
+    Rows<const T> context_in, out_gradient, log_det_gradient;
+    T *in_gradient, *context_gradient;
 
-    Backward(Direction direction_, const MafShape& shape, const std::vector<MafBlock<const T>>& blocks, std::size_t n,
-             const T* record_, bool wants_context_, bool wants_weights_)
-        : direction(direction_),
-          flow(shape, {false, direction_ == Direction::inverse, true}, blocks, n),
-          record(record_),
-          wants_context(wants_context_),
-          wants_weights(wants_weights_),
-          block_sums(wants_weights ? flow.maker.plan.sums_size : 0),
-          flow_sums(block_sums * shape.blocks) {
-        const std::size_t affordable = std::max<std::size_t>(4, kSumsBytes / (1 + flow_sums * sizeof(T)));
-        const std::size_t most = std::min(kMostGroups, affordable);
-        rows = std::max(kFewestRows, round_up((n + most - 1) / most, kTileEvents));
-        groups = std::max<std::size_t>(1, (flow.padded + rows - 1) / rows);
-        sums = allocate<T>(flow_sums * groups);
-        gradient = allocate<T>(shape.features * flow.padded);
-        log_det = allocate<T>(flow.padded);
-        context = allocate<T>(wants_context ? shape.context * flow.padded : 0);
-        if (n == 0) std::fill(sums.get(), sums.get() + flow_sums, T(0));
-    }
-
-    void run(std::size_t group, const Rows<const T>& context_in, const Rows<const T>& out_gradient,
-             const Rows<const T>& log_det_gradient) {
-        const MafShape& shape = flow.shape;
-        const std::size_t begin = group * rows, end = std::min(begin + rows, flow.padded);
-        Aligned<T> scratch = allocate<T>(flow.maker.plan.scratch_size);
-        flow.gather(context_in, shape.context, begin, end, flow.context.get());
-        flow.gather(out_gradient, shape.features, begin, end, gradient.get());
-        flow.gather(log_det_gradient, 1, begin, end, log_det.get());
-        clear_padding(begin, end);
-        const std::size_t state_size = shape.features * flow.padded;
-        const auto& functions = flow.functions;
-        const KeptValues<const T> kept(record, RecordLayout(shape, flow.n, sizeof(T)), functions.lanes, flow.padded);
-        const auto function = direction == Direction::forward ? functions.forward_backward : functions.inverse_backward;
+    void run(std::size_t group) {
+        const MafShape& shape = call.shape;
+        const std::size_t begin = sums.groups.begin(group), end = sums.groups.end(group), rows = end - begin;
+        const std::size_t n = call.n, filled = std::min(end, n);
+        const int d = shape.features, c = shape.context;
+        Aligned<T> scratch = allocate<T>(call.maker.plan.scratch_size);
+        Aligned<T> gradient = allocate<T>(rows * d), log_det = allocate<T>(rows), context = allocate<T>(rows * c),
+                   of_context = allocate<T>(context_gradient ? rows * c : 0);
+        gather(context_in, n, c, begin, end, context.get(), rows);
+        gather(out_gradient, n, d, begin, end, gradient.get(), rows);
+        gather(log_det_gradient, n, 1, begin, end, log_det.get(), rows);
+        for (std::size_t i = filled - begin; i < rows; ++i) {  // rows that only fill the last tile add nothing
+            log_det[i] = T(0);
+            for (int k = 0; k < d; ++k) gradient[k * rows + i] = T(0);
+        }
+        if (context_gradient) std::fill_n(of_context.get(), rows * c, T(0));
+        const std::size_t state_size = d * call.padded;
+        const KeptValues<const T> kept(record, RecordLayout(shape, n, sizeof(T)), call.functions.lanes, call.padded);
+        const bool forward = direction == Direction::forward;
+        const auto function = forward ? call.functions.forward_backward : call.functions.inverse_backward;
         for (int step = 0; step < shape.blocks; ++step) {
-            const int block = direction == Direction::forward ? shape.blocks - 1 - step : step;
-            const T* data = record + block * state_size;
+            const int block = forward ? shape.blocks - 1 - step : step;
+            MafTile<T> tile = call.tile(block, rows, scratch.get());
+            tile.state_stride = call.padded;
+            tile.sums = sums.at(group, block);
             for (std::size_t e = begin; e < end; e += kTileEvents) {
-                MafTile<T> tile = tile_at(flow, block, e, data, data + state_size, scratch.get());
-                tile.log_det_gradient = log_det.get() + e;
-                tile.gradient = gradient.get() + e;
-                tile.context_gradient = wants_context ? context.get() + e : nullptr;
-                tile.sums = wants_weights ? sums.get() + group * flow_sums + block * block_sums : nullptr;
+                tile.context = context.get() + (e - begin);
+                tile.data = record + block * state_size + e;
+                tile.base = tile.data + state_size;
+                tile.log_det_gradient = log_det.get() + (e - begin);
+                tile.gradient = gradient.get() + (e - begin);
+                tile.context_gradient = context_gradient ? of_context.get() + (e - begin) : nullptr;
                 tile.first = e == begin;
                 if (const T* values = kept.at(block, e)) {
                     tile.values = const_cast<T*>(values);
@@ -218,21 +117,8 @@ struct Backward {
                 function(tile);
             }
         }
-    }
-
-    // Rows that only fill the last tile add nothing.
-    void clear_padding(std::size_t begin, std::size_t end) {
-        for (std::size_t i = std::max(begin, flow.n); i < end; ++i) {
-            log_det[i] = T(0);
-            for (int k = 0; k < flow.shape.features; ++k) gradient[k * flow.padded + i] = T(0);
-        }
-        for (int k = 0; wants_context && k < flow.shape.context; ++k) {
-            std::fill(context.get() + k * flow.padded + begin, context.get() + k * flow.padded + end, T(0));
-        }
-    }
-
-    void finish(std::size_t block, const MafBlock<T>& gradients) {
-        flow.maker.unpack_sums(sums.get() + block * block_sums, groups, flow_sums, gradients);
+        if (in_gradient) scatter(gradient.get(), rows, d, begin, filled, in_gradient);
+        if (context_gradient) scatter(of_context.get(), rows, c, begin, filled, context_gradient);
     }
 };
 
@@ -248,39 +134,43 @@ void maf_apply(Direction direction, const MafShape& shape, const std::vector<Maf
     if (n == 0) return;
     threads = threads_for(n, threads);
     const bool forward = direction == Direction::forward;
-    Flow<T> flow(shape, {!forward, false, false}, blocks, n);
-    const int d = shape.features;
-    // state b is the data side of block b and the base side of block b - 1; without a record all are one
-    const std::size_t state_size = record ? d * flow.padded : 0;
-    Aligned<T> own = allocate<T>(record ? 0 : d * flow.padded), log_dets = allocate<T>(flow.padded);
-    T* states = record ? record : own.get();
-    T* last_state = states + shape.blocks * state_size;
+    MafCall<T> call(shape, {!forward, false, false}, blocks, n);
+    const int d = shape.features, c = shape.context;
     const RecordLayout layout(shape, n, sizeof(T));
-    if (record && layout.keeps_values) std::fill_n(record + layout.states, kTileEvents, T(flow.functions.lanes));
-    const KeptValues<T> kept(record, layout, flow.functions.lanes, flow.padded);
-    const std::size_t rows = std::min(kChunkEvents, round_up((flow.padded + threads - 1) / threads, kTileEvents));
+    if (record && layout.keeps_values) std::fill_n(record + layout.states, kTileEvents, T(call.functions.lanes));
+    const KeptValues<T> kept(record, layout, call.functions.lanes, call.padded);
+    const std::size_t rows = std::min(kChunkEvents, round_up((call.padded + threads - 1) / threads, kTileEvents));
     auto apply = [&](std::size_t task) {
-        const std::size_t begin = task * rows, end = std::min(begin + rows, flow.padded);
-        Aligned<T> scratch = allocate<T>(flow.maker.plan.scratch_size);
-        flow.gather(in, d, begin, end, forward ? states : last_state);
-        flow.gather(context, shape.context, begin, end, flow.context.get());
-        std::fill(log_dets.get() + begin, log_dets.get() + end, T(0));
+        const std::size_t begin = task * rows, end = std::min(begin + rows, call.padded), size = end - begin;
+        const std::size_t filled = std::min(end, n);
+        // state b is the data side of block b and the base side of block b - 1; without a record all are one
+        Aligned<T> scratch = allocate<T>(call.maker.plan.scratch_size), contexts = allocate<T>(size * c),
+                   log_dets = allocate<T>(size), own = allocate<T>(record ? 0 : size * d);
+        const std::size_t stride = record ? call.padded : size, state_size = record ? d * call.padded : 0;
+        T* states = record ? record + begin : own.get();
+        T* last_state = states + shape.blocks * state_size;
+        gather(in, n, d, begin, end, forward ? states : last_state, stride);
+        gather(context, n, c, begin, end, contexts.get(), size);
+        std::fill_n(log_dets.get(), size, T(0));
         for (int step = 0; step < shape.blocks; ++step) {
             const int block = forward ? step : shape.blocks - 1 - step;
-            T* data = states + block * state_size;
-            T* base = data + state_size;
-            for (std::size_t e = begin; e < end; e += kTileEvents) {
-                MafTile<T> tile = tile_at<T>(flow, block, e, data, base, scratch.get());
-                tile.out = (forward ? base : data) + e;
+            MafTile<T> tile = call.tile(block, size, scratch.get());
+            tile.state_stride = stride;
+            for (std::size_t e = 0; e < size; e += kTileEvents) {
+                tile.context = contexts.get() + e;
+                tile.data = states + block * state_size + e;
+                tile.base = tile.data + state_size;
+                tile.out = states + (forward ? block + 1 : block) * state_size + e;
                 tile.log_det = log_dets.get() + e;
-                if (T* values = kept.at(block, e)) tile.values = values;
-                (forward ? flow.functions.forward : flow.functions.inverse)(tile);
+                if (T* values = kept.at(block, begin + e)) tile.values = values;
+                (forward ? call.functions.forward : call.functions.inverse)(tile);
             }
         }
-        flow.scatter(forward ? last_state : states, d, begin, end, out);
-        flow.scatter(log_dets.get(), 1, begin, end, log_det);
+        scatter(forward ? last_state : states, stride, d, begin, filled, out);
+        scatter(log_dets.get(), size, 1, begin, filled, log_det);
     };
-    flow.run(threads, (flow.padded + rows - 1) / rows, apply, 0, [](std::size_t) {});
+    parallel_stages(threads, {{std::size_t(shape.blocks), [&](std::size_t block) { call.pack(block); }},
+                              {(call.padded + rows - 1) / rows, apply}});
 }
 
 template <class T>
@@ -288,19 +178,14 @@ void maf_backward(Direction direction, const MafShape& shape, const std::vector<
                   std::size_t n, const T* record, Rows<const T> context, Rows<const T> out_gradient,
                   Rows<const T> log_det_gradient, int threads, T* in_gradient, T* context_gradient,
                   const std::vector<MafBlock<T>>& gradients) {
-    Backward<T> pass(direction, shape, blocks, n, record, context_gradient != nullptr, !gradients.empty());
-    if (n == 0) {
-        for (std::size_t block = 0; block < gradients.size(); ++block) pass.finish(block, gradients[block]);
-        return;
-    }
-    auto group = [&](std::size_t g) {
-        pass.run(g, context, out_gradient, log_det_gradient);
-        const std::size_t begin = g * pass.rows, end = begin + pass.rows;
-        if (in_gradient) pass.flow.scatter(pass.gradient.get(), shape.features, begin, end, in_gradient);
-        if (context_gradient) pass.flow.scatter(pass.context.get(), shape.context, begin, end, context_gradient);
-    };
-    auto finish = [&](std::size_t block) { pass.finish(block, gradients[block]); };
-    pass.flow.run(threads_for(n, threads), pass.groups, group, gradients.size(), finish);
+    MafCall<T> call(shape, {false, direction == Direction::inverse, true}, blocks, n);
+    MafSums<T> sums(call, !gradients.empty());
+    Backward<T> pass{direction,       call, sums, record, context, out_gradient, log_det_gradient, in_gradient,
+                     context_gradient};
+    parallel_stages(threads_for(n, threads),
+                    {{n ? std::size_t(shape.blocks) : 0, [&](std::size_t block) { call.pack(block); }},
+                     {n ? sums.groups.count : 0, [&](std::size_t group) { pass.run(group); }},
+                     {gradients.size(), [&](std::size_t block) { sums.finish(call, block, gradients[block]); }}});
 }
 
 #define HEPGEN_INSTANTIATE(T)                                                                                     \

@@ -1,7 +1,6 @@
 #include "hepgen/maf_plan.hpp"
 
 #include <algorithm>
-#include <numeric>
 
 namespace hepgen {
 
@@ -14,7 +13,7 @@ std::vector<int> unit_stops(int width, int features, int context) {
 }
 
 PlanMaker::PlanMaker(const MafShape& shape, PlanKind kind, int lanes, int most_rows)
-    : plan{}, shape_(shape), lanes_(lanes), most_rows_(most_rows) {
+    : plan{}, shape_(shape), panels_(lanes, most_rows) {
     plan.features = shape.features;
     plan.context = shape.context;
     plan.hidden_layers = int(shape.hidden.size());
@@ -38,6 +37,8 @@ PlanMaker::PlanMaker(const MafShape& shape, PlanKind kind, int lanes, int most_r
     make_steps(kind.values_by_column);
     if (kind.backward) make_adjoint(kind.adjoint_by_column);
     lay_out_scratch(kind.backward);
+    plan.packed_size = panels_.packed_size;
+    plan.sums_size = panels_.sums_size;
 }
 
 // Units of `layer` (1 ... hidden, then the parameters) that are done once the columns up to `column` are.
@@ -52,32 +53,12 @@ std::vector<int> PlanMaker::boundaries(bool by_column) const {
     int begin = 0;
     for (int column = 0; column < plan.features; ++column) {
         const int units = stop(plan.hidden_layers, column) - stop(plan.hidden_layers, begin - 1);
-        if (by_column || units >= most_rows_ || column + 1 == plan.features) {
+        if (by_column || units >= panels_.most_rows || column + 1 == plan.features) {
             ends.push_back(column + 1);
             begin = column + 1;
         }
     }
     return ends;
-}
-
-// Rows [begin, end), each summing over [from, to), in panels of nearly equal height.
-Panels PlanMaker::panels(int begin, int end, int from, int to, bool biased) {
-    const int rows = end - begin;
-    const int count = (rows + most_rows_ - 1) / most_rows_;
-    std::vector<Panel>& made = panels_.emplace_back();
-    for (int i = 0; i < count; ++i) {
-        const int first = begin + rows * i / count;
-        Panel p{first,         begin + rows * (i + 1) / count - first, from, to - from, plan.packed_size, kNoBias,
-                plan.sums_size};
-        plan.packed_size += std::size_t(p.length) * p.count;
-        if (biased) {
-            p.bias = plan.packed_size;
-            plan.packed_size += p.count;
-            plan.sums_size += std::size_t((p.length + lanes_ - 1) / lanes_) * lanes_ * p.count;
-        }
-        made.push_back(p);
-    }
-    return {made.data(), count};
 }
 
 void PlanMaker::make_steps(bool by_column) {
@@ -87,15 +68,12 @@ void PlanMaker::make_steps(bool by_column) {
         for (int layer = 1; layer <= plan.hidden_layers + 1; ++layer) {
             const int first = stop(layer, begin - 1), last = stop(layer, end - 1);
             const int seen = layer == 1 ? plan.context + end - 1 : stop(layer - 1, end - 1);
-            parts.push_back({first, last, panels(first, last, 0, seen, true)});
+            parts.push_back({first, last, panels_.make(first, last, 0, seen, true)});
         }
         steps_.push_back({begin, end, parts.data()});
         begin = end;
     }
-    for (int width : widths_) {
-        bias_sums_.push_back(plan.sums_size);
-        plan.sums_size += std::size_t(width) * lanes_;
-    }
+    for (int width : widths_) bias_sums_.push_back(panels_.make_bias_sums(width));
     plan.steps = steps_.data();
     plan.step_count = int(steps_.size());
     plan.bias_sums = bias_sums_.data();
@@ -107,21 +85,23 @@ void PlanMaker::make_adjoint(bool by_column) {
         std::vector<Part>& parts = parts_.emplace_back();
         for (int layer = 1; layer <= plan.hidden_layers; ++layer) {
             const int first = stop(layer, begin - 1), last = stop(layer, end - 1);
-            parts.push_back({first, last, panels(first, last, stop(layer + 1, begin - 1), widths_[layer + 1], false)});
+            parts.push_back(
+                {first, last, panels_.make(first, last, stop(layer + 1, begin - 1), widths_[layer + 1], false)});
         }
         adjoint_.push_back({begin, end, parts.data()});
         begin = end;
     }
-    const int together = by_column ? 1 : most_rows_;
+    const int together = by_column ? 1 : panels_.most_rows;
     for (begin = 0; begin < plan.features; begin += together) {
         const int end = std::min(begin + together, plan.features);
-        adjoint_inputs_.push_back(panels(plan.context + begin, plan.context + end, stop(1, begin), widths_[1], false));
+        adjoint_inputs_.push_back(
+            panels_.make(plan.context + begin, plan.context + end, stop(1, begin), widths_[1], false));
     }
     plan.adjoint = adjoint_.data();
     plan.adjoint_count = int(adjoint_.size());
     plan.adjoint_inputs = adjoint_inputs_.data();
     plan.adjoint_input_count = int(adjoint_inputs_.size());
-    plan.adjoint_context = panels(0, plan.context, 0, widths_[1], false);
+    plan.adjoint_context = panels_.make(0, plan.context, 0, widths_[1], false);
 }
 
 void PlanMaker::lay_out_scratch(bool backward) {
@@ -148,7 +128,7 @@ void PlanMaker::for_each_panel(const Body& body) const {
     for (const Step& step : steps_) {
         for (int layer = 1; layer <= plan.hidden_layers + 1; ++layer) {
             const Panels& panels = step.layers[layer - 1].panels;
-            for (int i = 0; i < panels.count; ++i) body(panels.first[i], layer);
+            for (const Panel& p : panels) body(p, layer);
         }
     }
 }
@@ -171,59 +151,40 @@ std::vector<T> joined_first_layer(const MafPlan& plan, const MafBlock<const T>& 
 }  // namespace
 
 template <class T>
+LayerWeights<T> PlanMaker::layer(const MafBlock<const T>& block, const T* first, int layer) const {
+    return {layer == 1 ? first : block.weights[layer - 1], block.biases[layer - 1], widths_[layer - 1],
+            prefix[layer - 1].data()};
+}
+
+template <class T>
 void PlanMaker::pack(const MafBlock<const T>& block, T* packed) const {
     const std::vector<T> first = joined_first_layer(plan, block);
-    auto matrix = [&](int layer) { return layer == 1 ? first.data() : block.weights[layer - 1]; };
-    for_each_panel([&](const Panel& p, int layer) {
-        for (int r = 0; r < p.count; ++r) {
-            const int unit = p.first + r, seen = std::min(prefix[layer - 1][unit], p.length);
-            const T* row = matrix(layer) + std::size_t(unit) * widths_[layer - 1];
-            T* to = packed + p.weights + r;
-            for (int k = 0; k < seen; ++k) to[k * p.count] = row[k];
-            for (int k = seen; k < p.length; ++k) to[k * p.count] = T(0);
-            packed[p.bias + r] = block.biases[layer - 1][unit];
-        }
-    });
-    auto pack_transposed = [&](const Panels& panels, int layer) {
-        for (const Panel* p = panels.first; p != panels.first + panels.count; ++p) {
-            T* to = packed + p->weights;
-            for (int unit = p->from; unit < p->from + p->length; ++unit, to += p->count) {
-                const T* row = matrix(layer) + std::size_t(unit) * widths_[layer - 1] + p->first;
-                const int seen = std::clamp(prefix[layer - 1][unit] - p->first, 0, p->count);
-                std::copy_n(row, seen, to);
-                std::fill(to + seen, to + p->count, T(0));
-            }
-        }
+    for_each_panel([&](const Panel& p, int of) { pack_panel(p, layer(block, first.data(), of), packed); });
+    auto pack_all = [&](const Panels& panels, int of) {
+        for (const Panel& p : panels) pack_transposed(p, layer(block, first.data(), of), packed);
     };
     for (const Step& step : adjoint_) {
-        for (int layer = 1; layer <= plan.hidden_layers; ++layer)
-            pack_transposed(step.layers[layer - 1].panels, layer + 1);
+        for (int of = 1; of <= plan.hidden_layers; ++of) pack_all(step.layers[of - 1].panels, of + 1);
     }
-    for (const Panels& panels : adjoint_inputs_) pack_transposed(panels, 1);
-    pack_transposed(plan.adjoint_context, 1);
+    for (const Panels& panels : adjoint_inputs_) pack_all(panels, 1);
+    pack_all(plan.adjoint_context, 1);
 }
 
 template <class T>
 void PlanMaker::unpack_sums(T* sums, std::size_t groups, std::size_t stride, const MafBlock<T>& gradients) const {
-    for (std::size_t g = 1; g < groups; ++g) {
-        const T* more = sums + g * stride;
-        for (std::size_t i = 0; i < plan.sums_size; ++i) sums[i] += more[i];
-    }
-    std::vector<T> row(*std::max_element(widths_.begin(), widths_.end()) + std::size_t(lanes_));
+    const int lanes = panels_.lanes;
+    add_groups(sums, plan.sums_size, groups, stride);
+    std::vector<T> row(*std::max_element(widths_.begin(), widths_.end()) + std::size_t(lanes));
     for_each_panel([&](const Panel& p, int layer) {
         const std::size_t width = widths_[layer - 1];
         const std::size_t context = layer == 1 ? plan.context : 0;  // inputs of the first layer begin with it
         for (int r = 0; r < p.count; ++r) {
             const std::size_t unit = p.first + r, seen = prefix[layer - 1][unit];
-            const T* from = sums + p.sums + r * lanes_;
-            for (std::size_t k = 0; k < seen; k += lanes_, from += p.count * lanes_) {
-                std::copy_n(from, lanes_, row.data() + k);
-            }
+            unpack_row(p, r, seen, lanes, sums, row.data());
             std::fill(row.begin() + seen, row.end(), T(0));
             if (context) std::copy_n(row.data(), context, gradients.context_weight + unit * context);
             std::copy_n(row.data() + context, width - context, gradients.weights[layer - 1] + unit * (width - context));
-            const T* lane = sums + plan.bias_sums[layer] + unit * lanes_;
-            gradients.biases[layer - 1][unit] = std::accumulate(lane, lane + lanes_, T(0));
+            gradients.biases[layer - 1][unit] = unpack_bias(sums + plan.bias_sums[layer] + unit * lanes, lanes);
         }
     });
 }

@@ -1,41 +1,11 @@
 // Compiled once per instruction set; see maf_tile.hpp.
 #include "hepgen/maf_tile.hpp"
 
+#include "hepgen/layer.hpp"
 #include "hepgen/maf_bijection.hpp"
-#include "hepgen/panel.hpp"
 
 namespace hepgen::HEPGEN_ISA {
 namespace {
-
-// tanh and elu take a pass of their own; relu happens in the panels.
-template <class T, bool Tanh>
-void activate_as(T* x, int count) {
-    for (int i = 0; i < count; i += Lanes<T>::width) {
-        const Vec<T> v = load(x + i);
-        if constexpr (Tanh) store(x + i, tanh<T>(v));
-        if constexpr (!Tanh) store(x + i, v > T(0) ? v : expm1_nonpositive<T>(not_above<T>(T(0), v)));
-    }
-}
-
-// The slope from the activated value y: 1 - y^2 for tanh, y + 1 for elu below 0.
-template <class T, bool Tanh>
-void multiply_slope_as(T* g, const T* y, int count) {
-    for (int i = 0; i < count; i += Lanes<T>::width) {
-        const Vec<T> v = load(y + i);
-        if constexpr (Tanh) store(g + i, load(g + i) * (T(1) - v * v));
-        if constexpr (!Tanh) store(g + i, load(g + i) * (v > T(0) ? broadcast<T>(T(1)) : v + T(1)));
-    }
-}
-
-template <class T>
-void activate(Activation kind, T* x, int count) {
-    kind == Activation::tanh ? activate_as<T, true>(x, count) : activate_as<T, false>(x, count);
-}
-
-template <class T>
-void multiply_slope(Activation kind, T* g, const T* y, int count) {
-    kind == Activation::tanh ? multiply_slope_as<T, true>(g, y, count) : multiply_slope_as<T, false>(g, y, count);
-}
 
 // A part of the tile as wide as a panel, with the pieces of the scratch that belong to it.
 template <class T>
@@ -49,7 +19,8 @@ class Strip {
 
     T* values(int layer) const { return piece(t.values + plan.values[layer], plan.widths[layer]); }
     T* adjoints(int layer) const { return piece(t.scratch + plan.adjoints[layer], plan.widths[layer]); }
-    std::size_t column(int j) const { return t.order[j] * t.stride + index_ * events; }
+    std::size_t column(int j) const { return t.order[j] * t.state_stride + index_ * events; }
+    T* gradient(int j) const { return t.gradient + t.order[j] * t.stride + index_ * events; }
 
     void load_context() const {
         for (int k = 0; k < plan.context; ++k) copy(t.context + k * t.stride + index_ * events, values(0) + k * events);
@@ -70,23 +41,17 @@ class Strip {
     void compute(const Step& step) const {
         for (int layer = 1; layer <= outputs; ++layer) {
             const Part& part = step.layers[layer - 1];
-            const bool rectify = layer < outputs && plan.activation == Activation::relu;
-            multiply(part.panels, values(layer - 1), values(layer), rectify ? Finish::rectify : Finish::plain);
-            if (layer < outputs && !rectify) {
-                activate<T>(plan.activation, values(layer) + part.begin * events, (part.end - part.begin) * events);
+            if (layer == outputs) {
+                multiply(part.panels, values(layer - 1), values(layer));
+            } else {
+                compute_units<T>(plan.activation, part.panels, part.begin, part.end, t.packed, values(layer - 1),
+                                 values(layer));
             }
         }
     }
 
-    void multiply(const Panels& panels, const T* in, T* out, Finish finish = Finish::plain,
-                  const T* active = nullptr) const {
-        for (int i = 0; i < panels.count; ++i) {
-            const Panel& p = panels.first[i];
-            const std::size_t at = p.first * events;
-            const auto multiply_panel = kPanels<T>.multiply[static_cast<int>(finish)][p.count - 1];
-            multiply_panel(t.packed + p.weights, p.bias == kNoBias ? nullptr : t.packed + p.bias, in + p.from * events,
-                           p.length, out + at, active ? active + at : out + at);
-        }
+    void multiply(const Panels& panels, const T* in, T* out) const {
+        for (int i = 0; i < panels.count; ++i) multiply_one(panels.first[i], t.packed, in, out, Finish::plain);
     }
 
     // solve(map, offset of the events in this strip) for the parameters of column j
@@ -101,13 +66,8 @@ class Strip {
     void hidden_adjoint(const Step& step) const {
         for (int layer = plan.hidden_layers; layer >= 1; --layer) {
             const Part& part = step.layers[layer - 1];
-            if (plan.activation == Activation::relu) {
-                multiply(part.panels, adjoints(layer + 1), adjoints(layer), Finish::where_active, values(layer));
-                continue;
-            }
-            multiply(part.panels, adjoints(layer + 1), adjoints(layer));
-            multiply_slope<T>(plan.activation, adjoints(layer) + part.begin * events,
-                              values(layer) + part.begin * events, (part.end - part.begin) * events);
+            adjoint_units<T>(plan.activation, part.panels, part.begin, part.end, t.packed, adjoints(layer + 1),
+                             values(layer), adjoints(layer));
         }
     }
 
@@ -127,7 +87,7 @@ class Strip {
         T* to = adjoints(outputs) + kMapOutputs * j * events + e;
         store(to, a.shift);
         store(to + events, a.raw);
-        store(t.gradient + column(j) + e, in);
+        store(gradient(j) + e, in);
     }
 
     void transpose() const {
@@ -139,7 +99,7 @@ class Strip {
     }
 
     void add_column_adjoint(int j) const {
-        T* to = t.gradient + column(j);
+        T* to = gradient(j);
         const T* from = adjoints(0) + (plan.context + j) * events;
         for (int e = 0; e < events; e += Lanes<T>::width) store(to + e, load(to + e) + load(from + e));
     }
@@ -206,47 +166,20 @@ void inverse(const MafTile<T>& t) {
     }
 }
 
-// sums (+)= adjoints of a panel's units times what they saw, over the tile's events.
-template <class T>
-void add_panel_gradients(const MafTile<T>& t, const Panel& p, int layer) {
-    using S = Strip<T>;
-    constexpr int lanes = Lanes<T>::width;
-    const std::size_t vector_stride = kTileEvents * lanes,
-                      strip_stride = std::size_t(t.plan->widths[layer]) * S::events;
-    const T* adjoints = t.scratch + t.plan->adjoints[layer] + p.first * S::events;
-    const T* seen = t.scratch + t.plan->transposed[layer - 1];
-    T* sums = t.sums + p.sums;
-    int left = (p.length + lanes - 1) / lanes;
-    for (; left >= 2; left -= 2, seen += 2 * vector_stride, sums += 2 * p.count * lanes) {
-        kPanels<T>.outer2[p.count - 1](adjoints, strip_stride, seen, vector_stride, S::count, t.first, sums);
-    }
-    if (left) kPanels<T>.outer1[p.count - 1](adjoints, strip_stride, seen, vector_stride, S::count, t.first, sums);
-}
-
-template <class T>
-void add_bias_gradients(const MafTile<T>& t, int layer) {
-    using S = Strip<T>;
-    constexpr int lanes = Lanes<T>::width;
-    const int units = t.plan->widths[layer];
-    for (int unit = 0; unit < units; ++unit) {
-        const T* adjoints = t.scratch + t.plan->adjoints[layer] + unit * S::events;
-        T* sums = t.sums + t.plan->bias_sums[layer] + unit * lanes;
-        Vec<T> total = t.first ? Vec<T>{} : load(sums);
-        for (int i = 0; i < S::count; ++i, adjoints += units * S::events) {
-            for (int v = 0; v < kPanelVectors; ++v) total += load(adjoints + v * lanes);
-        }
-        store(sums, total);
-    }
-}
-
 template <class T>
 void add_weight_gradients(const MafTile<T>& t) {
-    for (int layer = 1; layer <= t.plan->hidden_layers + 1; ++layer) {
-        for (int step = 0; step < t.plan->step_count; ++step) {
-            const Panels& panels = t.plan->steps[step].layers[layer - 1].panels;
-            for (int i = 0; i < panels.count; ++i) add_panel_gradients(t, panels.first[i], layer);
+    const MafPlan& plan = *t.plan;
+    for (int layer = 1; layer <= plan.hidden_layers + 1; ++layer) {
+        const T* adjoints = t.scratch + plan.adjoints[layer];
+        const T* seen = t.scratch + plan.transposed[layer - 1];
+        for (int step = 0; step < plan.step_count; ++step) {
+            const Panels& panels = plan.steps[step].layers[layer - 1].panels;
+            for (int i = 0; i < panels.count; ++i) {
+                add_panel_gradients(panels.first[i], adjoints, plan.widths[layer], seen, Strip<T>::count, t.first,
+                                    t.sums);
+            }
         }
-        add_bias_gradients(t, layer);
+        add_bias_gradients(adjoints, plan.widths[layer], Strip<T>::count, t.first, t.sums + plan.bias_sums[layer]);
     }
 }
 
@@ -258,8 +191,8 @@ void forward_backward(const MafTile<T>& t) {
         strip.compute_all();
         for (int j = 0; j < plan.features; ++j) {
             strip.with_map(j, [&](const AffineMap<T>& map, int e) {
-                const std::size_t at = strip.column(j) + e;
-                const auto a = map.forward_adjoint(load(t.base + at), load(t.gradient + at), strip.log_det_gradient(e));
+                const Vec<T> z = load(t.base + strip.column(j) + e), g = load(strip.gradient(j) + e);
+                const auto a = map.forward_adjoint(z, g, strip.log_det_gradient(e));
                 strip.map_adjoint(j, e, a, a.in);
             });
         }
@@ -286,8 +219,8 @@ void inverse_backward(const MafTile<T>& t) {
             strip.multiply(plan.adjoint_inputs[j], strip.adjoints(1), strip.adjoints(0));
             strip.add_column_adjoint(j);
             strip.with_map(j, [&](const AffineMap<T>& map, int e) {
-                const std::size_t at = strip.column(j) + e;
-                const auto a = map.inverse_adjoint(load(t.base + at), load(t.gradient + at), strip.log_det_gradient(e));
+                const Vec<T> z = load(t.base + strip.column(j) + e), g = load(strip.gradient(j) + e);
+                const auto a = map.inverse_adjoint(z, g, strip.log_det_gradient(e));
                 strip.map_adjoint(j, e, a, a.in);
             });
             strip.hidden_adjoint(plan.adjoint[j]);

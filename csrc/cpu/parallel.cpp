@@ -1,9 +1,9 @@
 #include "hepgen/parallel.hpp"
 
 #include <algorithm>
+#include <new>
 #include <system_error>
 #include <thread>
-#include <vector>
 
 #if defined(__linux__)
 #include <dlfcn.h>
@@ -89,6 +89,26 @@ void parallel_tasks(int threads, std::size_t count, const std::function<void(std
     }
     work();
     for (auto& helper : helpers) helper.join();
+}
+
+void parallel_stages(int threads, const std::vector<Stage>& stages) {
+    std::atomic<unsigned> done{0};
+    std::atomic<bool> failed{false};
+    std::size_t count = 0;
+    for (const Stage& stage : stages) count += stage.count;
+    parallel_tasks(threads, count, [&](std::size_t task) {
+        std::size_t before = 0;
+        const Stage* stage = stages.data();
+        while (task - before >= stage->count) before += stage++->count;
+        wait_until(done, unsigned(before));  // tasks are taken in order: all that are counted belong to earlier stages
+        try {
+            if (!failed) stage->body(task - before);
+        } catch (const std::bad_alloc&) {
+            failed = true;
+        }
+        done.fetch_add(1, std::memory_order_acq_rel);
+    });
+    if (failed) throw std::bad_alloc();
 }
 
 void wait_until(const std::atomic<unsigned>& progress, unsigned target) {

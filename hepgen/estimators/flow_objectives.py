@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hepgen.losses import MMD, KLOfKDE, negative_log_likelihood
+from hepgen.losses import MMD, KLOfKDE
 from hepgen.networks import MAF
 from hepgen.optim import MDMM
 from hepgen.training import Batch, Objective, Sample
@@ -52,9 +52,8 @@ class LogLoss(FlowObjective):
         rows = min(len(batch["sim"]), len(batch["data"]))
         sim = batch["sim"].values[:rows]
         delta = self.target(batch)[:rows] - sim[:, : self.flow.features]
-        return {
-            "loss": negative_log_likelihood(self.flow.log_prob(delta, sim), _product(batch["sim"].weights, batch["data"].weights, rows))
-        }
+        weights = _product(batch["sim"].weights, batch["data"].weights, rows)
+        return {"loss": self.flow.negative_log_likelihood(delta, sim, weights)}
 
 
 class KLLoss(FlowObjective):

@@ -18,14 +18,18 @@ _LAZY = {
     "kde_divergence": "hepgen.kernels.divergence",
     "kernel_mean": "hepgen.kernels.mmd",
     "MafWeights": "hepgen.kernels.maf",
+    "MlpWeights": "hepgen.kernels.perceptron",
     "maf_forward": "hepgen.kernels.maf",
     "maf_inverse": "hepgen.kernels.maf",
+    "maf_nll": "hepgen.kernels.maf_likelihood",
+    "mlp": "hepgen.kernels.perceptron",
     "mmd2": "hepgen.kernels.mmd",
     "philox": "hepgen.kernels.philox",
 }
 
 __all__ = [
     "MafWeights",
+    "MlpWeights",
     "backend",
     "ecd_step",
     "gaussian_sums",
@@ -36,6 +40,8 @@ __all__ = [
     "kernel_mean",
     "maf_forward",
     "maf_inverse",
+    "maf_nll",
+    "mlp",
     "mmd2",
     "philox",
     "registry",

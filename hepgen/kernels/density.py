@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from hepgen.errors import BackendError, InputError, UsageError
 from hepgen.kernels import dispatch
+from hepgen.kernels.compiled import array
 
 _EXACT_NUMBERS = 1 << 19  # the exact method holds so many kernel values at once: they stay in cache
 # exp(-this) stands for all that is smaller: nothing beside a sum, and far from denormal numbers, which are very slow
@@ -222,12 +223,8 @@ def _share(position: Tensor, size: int, weights: Tensor | None) -> Tensor:
 # --- the compiled backend as custom ops; densities and slopes are (F, G) here
 
 
-def _array(tensor: Tensor | None) -> Any:
-    return None if tensor is None else tensor.detach().contiguous().numpy()
-
-
 def _arrays(samples: Tensor, grid: Tensor, bandwidth: Tensor, weights: Tensor | None) -> tuple[Any, Any, Any, Any]:
-    return _array(samples), _array(grid.double()), _array(bandwidth), _array(weights)
+    return array(samples), array(grid.double()), array(bandwidth), array(weights)
 
 
 def call_core(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -320,7 +317,7 @@ def _kde_gradients(
     slope: Tensor, density: Tensor, samples: Tensor, grid: Tensor, bandwidth: Tensor, weights: Tensor | None, binned: bool, wanted: int
 ) -> tuple[Tensor, Tensor]:
     arrays = x, g, b, _ = _arrays(samples, grid, bandwidth, weights)
-    values, slopes = _array(density), _array(slope)
+    values, slopes = array(density), array(slope)
     if binned and (reach := _fourier_reach(x, g, b)):
         gx, gw = _gradients_by_fourier(arrays, reach, values, slopes, wanted)
     else:

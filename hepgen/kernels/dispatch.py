@@ -28,6 +28,8 @@ OPS: dict[str, tuple[str, ...]] = {
     "kde_divergence": ("cpp", "reference"),
     "maf_forward": ("cpp", "reference"),
     "maf_inverse": ("cpp", "reference"),
+    "maf_nll": ("cpp", "reference"),
+    "mlp": ("cpp", "reference"),
     "philox": ("cpp", "reference"),
 }
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from hepgen.errors import UsageError
 from hepgen.kernels import dispatch
-from hepgen.kernels.density import _GRAD_W, _GRAD_X, Bandwidth, _array, _arrays, _choose, call_core, check_density, kde_reference
-from hepgen.kernels.mmd import _first_derivative  # noqa: F401 - registers hepgen::first_derivative
+from hepgen.kernels.compiled import array, times_gradient
+from hepgen.kernels.density import _GRAD_W, _GRAD_X, Bandwidth, _arrays, _choose, call_core, check_density, kde_reference
 
 
 def kde_divergence(
@@ -88,7 +88,7 @@ def _kde_divergence(
 ) -> tuple[Tensor, Tensor, Tensor]:
     core: Any = dispatch.core()
     x, g, b, w = _arrays(samples, grid, bandwidth, weights)
-    value, density, slope = call_core(core.kde_divergence, x, g, b, _array(target.T.double()), w, floor)
+    value, density, slope = call_core(core.kde_divergence, x, g, b, array(target.T.double()), w, floor)
     # the derivative with respect to the samples at once: an op of its own would cost as much again in torch
     if wanted:
         gx, gw = (torch.from_numpy(part) for part in call_core(core.kde_gradients, True, x, g, b, w, density, slope, wanted))
@@ -117,14 +117,9 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
 
 def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     gx, gw, *inputs = ctx.saved_tensors
-
-    def times(gradient: Tensor) -> Tensor:
-        if not torch.is_grad_enabled():
-            return grad * gradient
-        product: Tensor = torch.ops.hepgen.first_derivative(grad, gradient, inputs)
-        return product
-
-    return times(gx) if ctx.wanted & _GRAD_X else None, None, None, None, times(gw) if ctx.wanted & _GRAD_W else None, None, None
+    to_samples = times_gradient(grad, gx, inputs) if ctx.wanted & _GRAD_X else None
+    to_weights = times_gradient(grad, gw, inputs) if ctx.wanted & _GRAD_W else None
+    return to_samples, None, None, None, to_weights, None, None
 
 
 _kde_divergence.register_autograd(_backward, setup_context=_setup)

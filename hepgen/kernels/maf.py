@@ -19,9 +19,10 @@ from torch import Tensor
 
 from hepgen.errors import BackendError, UsageError
 from hepgen.kernels import dispatch
+from hepgen.kernels.compiled import call, first_derivatives_only, flatten
 
 ACTIVATIONS = ("relu", "tanh", "elu")
-_GRAD_EVENTS, _GRAD_CONTEXT, _GRAD_WEIGHTS = 1, 2, 4
+GRAD_EVENTS, GRAD_CONTEXT, GRAD_WEIGHTS = 1, 2, 4
 # the record of a call: events are padded to multiples of a tile, hidden units kept where they fit (csrc/cpu/maf.cpp has the same)
 _TILE, _KEPT_BYTES = 64, 16 << 20
 
@@ -73,18 +74,32 @@ def maf_inverse(z: Tensor, context: Tensor | None, weights: MafWeights) -> tuple
 
 
 def _run(op: str, events: Tensor, context: Tensor | None, weights: MafWeights) -> tuple[Tensor, Tensor]:
-    context = _check(op, events, context, weights)
+    context = check_flow(op, events, context, weights)
     inverse = op == "maf_inverse"
     if maf_backend(op, events.device.type) == "reference":
         return (maf_inverse_reference if inverse else maf_forward_reference)(events, context, weights)
-    flat = [tensor for block in weights.blocks for tensor in block]
-    record = torch.is_grad_enabled() and (events.requires_grad or context.requires_grad or any(t.requires_grad for t in flat))
-    out, log_det, _ = torch.ops.hepgen.maf(inverse, events, context, flat, weights.orders, weights.activation, weights.bound, record)
+    flat = flatten_flow(weights)
+    record = torch.is_grad_enabled() and (events.requires_grad or context.requires_grad or flat.requires_grad)
+    out, log_det, _ = torch.ops.hepgen.maf(
+        inverse, events, context, flat, hidden_widths(weights), weights.orders, weights.activation, weights.bound, record
+    )
     return out, log_det
 
 
+def flatten_flow(weights: MafWeights) -> Tensor:
+    """All parameters of a flow in one vector, block after block."""
+    return flatten(tensor for block in weights.blocks for tensor in block)
+
+
+def hidden_widths(weights: MafWeights) -> list[int]:
+    """Widths of the hidden layers."""
+    block = weights.blocks[0]
+    biases = [block[1], *block[2 + len(block) % 2 + 1 :: 2]]
+    return [len(bias) for bias in biases[:-1]]
+
+
 def maf_backend(op: str, device: str) -> str:
-    """Return the backend that "maf_forward" or "maf_inverse" takes on a type of device."""
+    """Return the backend that one of the flow ops takes on a type of device."""
     return dispatch.choose(op, device=device)
 
 
@@ -92,7 +107,7 @@ def maf_backend(op: str, device: str) -> str:
 maf_backend._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
-def _check(op: str, events: Tensor, context: Tensor | None, weights: MafWeights) -> Tensor:
+def check_flow(op: str, events: Tensor, context: Tensor | None, weights: MafWeights) -> Tensor:
     """Return the context as a matrix, of no columns where there is none."""
     if weights.orders.ndim != 2 or weights.orders.shape[0] != len(weights.blocks) or not weights.blocks:
         raise UsageError(f"{op}: orders must have shape (blocks, d), got {tuple(weights.orders.shape)} for {len(weights.blocks)} blocks")
@@ -106,13 +121,33 @@ def _check(op: str, events: Tensor, context: Tensor | None, weights: MafWeights)
         context = events.new_empty((events.shape[0], 0))
     if context.shape != (events.shape[0], wanted):
         raise UsageError(f"{op}: context must have shape ({events.shape[0]}, {wanted}), got {tuple(context.shape)}")
-    dtypes = {events.dtype, context.dtype, *(tensor.dtype for tensor in weights.blocks[0])}
+    tensors = [tensor for block in weights.blocks for tensor in block]
+    dtypes = {events.dtype, context.dtype, *(tensor.dtype for tensor in tensors)}
     if len(dtypes) > 1 or events.dtype not in {torch.float32, torch.float64}:
         names = ", ".join(sorted(str(d) for d in dtypes))
         raise UsageError(f"{op}: events, context and weights must all be float32 or all float64, got {names}")
-    if context.device != events.device or weights.blocks[0][0].device != events.device:
-        raise UsageError(f"{op}: events, context and weights must be on one device, got {events.device} and {weights.blocks[0][0].device}")
+    devices = {events.device, context.device, *(tensor.device for tensor in tensors)}
+    if len(devices) > 1:
+        raise UsageError(f"{op}: events, context and weights must be on one device, got {', '.join(sorted(map(str, devices)))}")
+    _check_shapes(op, weights, features, wanted)
     return context
+
+
+def _check_shapes(op: str, weights: MafWeights, features: int, context: int) -> None:
+    """Every block has the shapes that its columns, its context and the hidden widths of the first block ask for."""
+    if len(weights.blocks[0]) < (5 if context else 4):
+        raise UsageError(f"{op}: a block needs a hidden layer: weight, bias, context weight where there is a context, weight, bias")
+    expected: list[tuple[int, ...]] = []
+    seen = features
+    for units in [*hidden_widths(weights), 2 * features]:
+        expected += [(units, seen), (units,)]
+        if context and len(expected) == 2:
+            expected.append((units, context))
+        seen = units
+    for b, block in enumerate(weights.blocks):
+        shapes = [tuple(tensor.shape) for tensor in block]
+        if shapes != expected:
+            raise UsageError(f"{op}: block {b} must have weights of shapes {expected}, got {shapes}")
 
 
 # --- reference: plain torch, the masks written out; the inverse solves column after column with a whole pass each
@@ -180,38 +215,27 @@ def maf_inverse_reference(z: Tensor, context: Tensor, weights: MafWeights) -> tu
 # --- the compiled backend as custom ops
 
 
-def _call(name: str, *arguments: Any) -> list[Tensor]:
-    """Call the core, tensors as arrays; a list among the arguments holds the weights, which must be contiguous."""
-    arrays = [
-        a.detach().numpy() if isinstance(a, Tensor) else [w.detach().contiguous().numpy() for w in a] if isinstance(a, list) else a
-        for a in arguments
-    ]
-    try:
-        results = getattr(dispatch.core(), name)(*arrays, dispatch.thread_count())
-    except ValueError as error:
-        raise UsageError(f"{name}: {error}") from None
-    return [torch.from_numpy(result) for result in results]
-
-
 @torch.library.custom_op("hepgen::maf", mutates_args=(), device_types="cpu")
 def _maf(
     inverse: bool,
     events: Tensor,
     context: Tensor,
-    weights: Sequence[Tensor],
+    weights: Tensor,
+    hidden: Sequence[int],
     orders: Tensor,
     activation: str,
     bound: float,
     record: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    out, log_det, states = _call("maf_apply", inverse, events, context, list(weights), orders, ACTIVATIONS.index(activation), bound, record)
+    kind = ACTIVATIONS.index(activation)
+    out, log_det, states = call("maf_apply", inverse, events, context, weights, list(hidden), orders, kind, bound, record)
     return out, log_det, states
 
 
-def _record_size(events: Tensor, context: Tensor, weights: Sequence[Tensor], orders: Tensor) -> int:
+def _record_size(events: Tensor, context: Tensor, hidden: Sequence[int], orders: Tensor) -> int:
     blocks, features = orders.shape
     padded = (events.shape[0] + _TILE - 1) // _TILE * _TILE
-    units = context.shape[1] + features + sum(w.shape[0] for w in weights[: len(weights) // blocks] if w.ndim == 1)
+    units = context.shape[1] + 3 * features + sum(hidden)
     states, values = (blocks + 1) * features * padded, blocks * units * padded
     return states + _TILE + values if values * events.element_size() <= _KEPT_BYTES else states
 
@@ -221,13 +245,14 @@ def _(
     inverse: bool,
     events: Tensor,
     context: Tensor,
-    weights: Sequence[Tensor],
+    weights: Tensor,
+    hidden: Sequence[int],
     orders: Tensor,
     activation: str,
     bound: float,
     record: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    states = events.new_empty(_record_size(events, context, weights, orders) if record else 0)
+    states = events.new_empty(_record_size(events, context, hidden, orders) if record else 0)
     return events.new_empty(events.shape), events.new_empty(events.shape[:1]), states
 
 
@@ -238,17 +263,25 @@ def _maf_backward(
     log_det_gradient: Tensor,
     record: Tensor,
     context: Tensor,
-    weights: Sequence[Tensor],
+    weights: Tensor,
+    hidden: Sequence[int],
     orders: Tensor,
     activation: str,
     bound: float,
     wanted: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    kind = ACTIVATIONS.index(activation)
-    events, of_context, flat = _call(
-        "maf_backward", inverse, out_gradient, log_det_gradient, record, context, list(weights), orders, kind, bound, wanted
-    )
+    flow = weights, list(hidden), orders, ACTIVATIONS.index(activation), bound
+    events, of_context, flat = call("maf_backward", inverse, out_gradient, log_det_gradient, record, context, *flow, wanted)
     return events, of_context, flat
+
+
+def empty_gradients(n: int, context: Tensor, weights: Tensor, orders: Tensor, wanted: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients as a fake has them: of n events, of their context, of the weights, without rows where not wanted."""
+    return (
+        context.new_empty((n if wanted & GRAD_EVENTS else 0, orders.shape[1])),
+        context.new_empty((n if wanted & GRAD_CONTEXT else 0, context.shape[1])),
+        weights.new_empty(weights.shape[0] if wanted & GRAD_WEIGHTS else 0),
+    )
 
 
 @_maf_backward.register_fake
@@ -258,52 +291,40 @@ def _(
     log_det_gradient: Tensor,
     record: Tensor,
     context: Tensor,
-    weights: Sequence[Tensor],
+    weights: Tensor,
+    hidden: Sequence[int],
     orders: Tensor,
     activation: str,
     bound: float,
     wanted: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    n = out_gradient.shape[0]
-    return (
-        out_gradient.new_empty((n if wanted & _GRAD_EVENTS else 0, orders.shape[1])),
-        out_gradient.new_empty((n if wanted & _GRAD_CONTEXT else 0, context.shape[1])),
-        out_gradient.new_empty(sum(w.numel() for w in weights) if wanted & _GRAD_WEIGHTS else 0),
-    )
+    return empty_gradients(out_gradient.shape[0], context, weights, orders, wanted)
 
 
-def _first_derivatives_only(ctx: Any, *gradients: Tensor | None) -> None:
-    raise BackendError("the compiled kernels have first derivatives only: use hepgen.kernels.backend('reference')")
-
-
-_maf_backward.register_autograd(_first_derivatives_only)
+_maf_backward.register_autograd(first_derivatives_only)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    ctx.inverse, _, context, weights, orders, ctx.activation, ctx.bound, ctx.record = inputs
+    ctx.inverse, _, context, weights, ctx.hidden, orders, ctx.activation, ctx.bound, ctx.record = inputs
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(output[2], context, orders, *weights)
+    ctx.save_for_backward(output[2], context, orders, weights)
 
 
 def _backward(ctx: Any, out_gradient: Tensor | None, log_det_gradient: Tensor | None, _: Tensor | None) -> tuple[Any, ...]:
     if not ctx.record:
         raise BackendError("this flow was applied without the record its gradient needs: call it with gradients enabled")
-    record, context, orders, *weights = ctx.saved_tensors
+    record, context, orders, weights = ctx.saved_tensors
     nothing = context.new_zeros(())
     if out_gradient is None:
         out_gradient = nothing.expand(context.shape[0], orders.shape[1])
     if log_det_gradient is None:
         log_det_gradient = nothing.expand(context.shape[0])
-    _, need_events, need_context, need_weights, *_ = ctx.needs_input_grad
-    of_weights = need_weights if isinstance(need_weights, bool) else any(need_weights)
-    wanted = _GRAD_EVENTS * need_events + _GRAD_CONTEXT * need_context + _GRAD_WEIGHTS * of_weights
-    events, of_context, flat = torch.ops.hepgen.maf_backward(
-        ctx.inverse, out_gradient, log_det_gradient, record, context, weights, orders, ctx.activation, ctx.bound, wanted
+    _, *needs = ctx.needs_input_grad[:4]
+    wanted = GRAD_EVENTS * needs[0] + GRAD_CONTEXT * needs[1] + GRAD_WEIGHTS * needs[2]
+    gradients = torch.ops.hepgen.maf_backward(
+        ctx.inverse, out_gradient, log_det_gradient, record, context, weights, ctx.hidden, orders, ctx.activation, ctx.bound, wanted
     )
-    split: list[Tensor | None] = [None] * len(weights)
-    if of_weights:
-        split = [part.view(w.shape) for part, w in zip(flat.split([w.numel() for w in weights]), weights, strict=True)]
-    return None, events if need_events else None, of_context if need_context else None, split, None, None, None, None
+    return None, *(g if need else None for g, need in zip(gradients, needs, strict=True)), None, None, None, None, None
 
 
 _maf.register_autograd(_backward, setup_context=_setup)

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from hepgen.errors import BackendError, InputError, UsageError
+from hepgen.errors import InputError, UsageError
 from hepgen.kernels import dispatch
+from hepgen.kernels.compiled import array, times_gradient
 
 _GRAD_X, _GRAD_Y, _GRAD_WX, _GRAD_WY = 1, 2, 4, 8
 _REFERENCE_NUMBERS = 1 << 24  # the reference holds so many differences at once
@@ -234,36 +235,6 @@ def mmd2_reference(
 # --- the compiled backend as custom ops: what they return beside the value are the gradients that were asked for
 
 
-def _array(tensor: Tensor | None) -> Any:
-    return None if tensor is None else tensor.detach().contiguous().numpy()
-
-
-@torch.library.custom_op("hepgen::first_derivative", mutates_args=())
-def _first_derivative(factor: Tensor, gradient: Tensor, inputs: Sequence[Tensor]) -> Tensor:
-    """factor * gradient; that it depends on the inputs too makes a second derivative fail instead of coming out wrong."""
-    return factor * gradient
-
-
-@_first_derivative.register_fake
-def _(factor: Tensor, gradient: Tensor, inputs: Sequence[Tensor]) -> Tensor:
-    return factor * gradient
-
-
-def _times(factor: Tensor, gradient: Tensor, inputs: Sequence[Tensor]) -> Tensor:
-    """:func:`_first_derivative` where a second one can be asked for, the bare product in all other cases."""
-    if torch.is_grad_enabled():
-        product: Tensor = torch.ops.hepgen.first_derivative(factor, gradient, inputs)
-        return product
-    return factor * gradient
-
-
-def _no_second_derivative(*_: Any) -> None:
-    raise BackendError("the compiled kernels have first derivatives only: use hepgen.kernels.backend('reference')")
-
-
-_first_derivative.register_autograd(_no_second_derivative)
-
-
 @torch.library.custom_op("hepgen::mmd2", mutates_args=(), device_types="cpu")
 def _mmd2(
     x: Tensor,
@@ -279,7 +250,7 @@ def _mmd2(
     core: Any = dispatch.core()
     known = None if y_mean is None else float(y_mean)
     value, *gradients = core.mmd2(
-        _array(x), _array(y), _array(sigma), _array(wx), _array(wy), cross_weight, per_feature, known, wanted, dispatch.thread_count()
+        array(x), array(y), array(sigma), array(wx), array(wy), cross_weight, per_feature, known, wanted, dispatch.thread_count()
     )
     gx, gy, gwx, gwy = (torch.from_numpy(g) for g in gradients)
     return torch.tensor(value, dtype=x.dtype), gx, gy, gwx, gwy
@@ -318,7 +289,7 @@ def _mmd2_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -
 def _mmd2_backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     gradients, inputs = ctx.saved_tensors[:4], ctx.saved_tensors[4:]
     gx, gy, gwx, gwy = (
-        _times(grad, gradient, inputs) if ctx.wanted & bit else None
+        times_gradient(grad, gradient, inputs) if ctx.wanted & bit else None
         for bit, gradient in zip((_GRAD_X, _GRAD_Y, _GRAD_WX, _GRAD_WY), gradients, strict=True)
     )
     return gx, gy, None, gwx, gwy, None, None, None, None
@@ -330,7 +301,7 @@ _mmd2.register_autograd(_mmd2_backward, setup_context=_mmd2_setup)
 @torch.library.custom_op("hepgen::kernel_mean", mutates_args=(), device_types="cpu")
 def _kernel_mean(x: Tensor, sigma: Tensor, w: Tensor | None, per_feature: bool) -> Tensor:
     core: Any = dispatch.core()
-    value = core.kernel_mean(_array(x), _array(sigma), _array(w), per_feature, dispatch.thread_count())
+    value = core.kernel_mean(array(x), array(sigma), array(w), per_feature, dispatch.thread_count())
     return torch.tensor(value, dtype=torch.float64)
 
 
@@ -342,7 +313,7 @@ def _(x: Tensor, sigma: Tensor, w: Tensor | None, per_feature: bool) -> Tensor:
 @torch.library.custom_op("hepgen::gaussian_sums", mutates_args=(), device_types="cpu")
 def _gaussian_sums(x: Tensor, y: Tensor, sigma: Tensor, wy: Tensor | None, gradient: bool) -> tuple[Tensor, Tensor]:
     core: Any = dispatch.core()
-    sums, points = core.gaussian_sums(_array(x), _array(y), _array(sigma), _array(wy), gradient, dispatch.thread_count())
+    sums, points = core.gaussian_sums(array(x), array(y), array(sigma), array(wy), gradient, dispatch.thread_count())
     return torch.from_numpy(sums), torch.from_numpy(points)
 
 
@@ -362,15 +333,15 @@ def _sums_backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ..
     sigma, points, *inputs = ctx.saved_tensors
     x, y, *weights = inputs
     need_x, need_y, _, need_wy, _ = ctx.needs_input_grad
-    gx = _times(grad[:, None], points, inputs) if need_x and ctx.gradient else None
+    gx = times_gradient(grad[:, None], points, inputs) if need_x and ctx.gradient else None
     gy = gwy = None
     if need_y or need_wy:
         # the columns' sums are the row sums of the turned matrix, weighted by what comes back for each row
         with torch.no_grad():
             sums, turned = torch.ops.hepgen.gaussian_sums(y, x, sigma, grad, need_y)
         one = grad.new_ones(())
-        gy = _times(weights[0][:, None] if ctx.weighted else one, turned, [*inputs, grad]) if need_y else None
-        gwy = _times(one, sums, [*inputs, grad]) if need_wy else None
+        gy = times_gradient(weights[0][:, None] if ctx.weighted else one, turned, [*inputs, grad]) if need_y else None
+        gwy = times_gradient(one, sums, [*inputs, grad]) if need_wy else None
     return gx, gy, None, gwy, None
 
 

@@ -5,5 +5,6 @@ from __future__ import annotations
 from hepgen.networks.bijections import Affine, Bijection
 from hepgen.networks.made import MADE
 from hepgen.networks.maf import MAF
+from hepgen.networks.mlp import MLP
 
-__all__ = ["MADE", "MAF", "Affine", "Bijection"]
+__all__ = ["MADE", "MAF", "MLP", "Affine", "Bijection"]

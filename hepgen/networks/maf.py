@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hepgen.errors import UsageError
 from hepgen.kernels.maf import MafWeights, maf_backend, maf_forward, maf_inverse
+from hepgen.kernels.maf_likelihood import maf_nll
 from hepgen.networks.bijections import Affine, Bijection
 from hepgen.networks.made import MADE
 
@@ -96,10 +97,12 @@ class MAF(nn.Module):
         affine = type(self.bijection) is Affine and x.dtype in {torch.float32, torch.float64}
         return affine and maf_backend(op, x.device.type) != "reference"
 
+    def _sheared(self, x: Tensor, context: Tensor | None) -> Tensor:
+        return x + context[:, : self.features] if self.shear and context is not None else x
+
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Data to base: (n, d) and (n, c) -> z (n, d) and log |det dz/dx| (n,), one pass per block."""
-        if self.shear and context is not None:
-            x = x + context[:, : self.features]
+        x = self._sheared(x, context)
         if self._compiled("maf_forward", x):
             return maf_forward(x, context if self.context else None, self.weights())
         log_det = x.new_zeros(len(x))
@@ -137,3 +140,14 @@ class MAF(nn.Module):
         """Log-density log p(x | context) of (n, d) rows, (n,)."""
         z, log_det = self.forward(x, context)
         return log_det - 0.5 * (z.square().sum(1) + self.features * math.log(2 * math.pi))
+
+    def negative_log_likelihood(self, x: Tensor, context: Tensor | None = None, event_weights: Tensor | None = None) -> Tensor:
+        """Mean of -log p(x | context) over (n, d) rows under signed weights (n,), a scalar.
+
+        The same as the mean of :meth:`log_prob`, with value and gradient in one sweep where the flow is compiled.
+        """
+        if not self._compiled("maf_nll", x):
+            log_prob = self.log_prob(x, context)
+            return -log_prob.mean() if event_weights is None else -(event_weights * log_prob).sum() / event_weights.sum()
+        total = maf_nll(self._sheared(x, context), context if self.context else None, self.weights(), event_weights)
+        return total / (len(x) if event_weights is None else event_weights.sum())

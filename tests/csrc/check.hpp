@@ -15,6 +15,7 @@ namespace hepgen::tests {
 void test_ecd(int threads);
 void test_kde(int threads);
 void test_maf(int threads);
+void test_mlp(int threads);
 void test_mmd(int threads);
 void test_philox(int threads);
 

@@ -219,6 +219,49 @@ void test_setting(const Setting& setting, std::size_t n, int threads) {
     check(g.in == h.in && g.context == h.context && g.weights == h.weights, "maf: gradients depend on the threads");
 }
 
+// The sweep of the likelihood against the same by a forward and a backward call.
+template <class T>
+void test_likelihood(const Setting& setting, std::size_t n, int threads) {
+    const Flow<T> flow(setting, 3);
+    Random random{unsigned(n) + 1};
+    const auto in = random.normals<T>(n * setting.features), context = random.normals<T>(n * setting.context);
+    const auto w = random.normals<T>(n);
+    const auto z = apply(Direction::forward, flow, in, context, n, threads);
+    std::vector<T> to_z(in.size()), to_log_det(n);
+    std::vector<double> log_p(n);
+    double sum = 0, size = 1;
+    for (std::size_t i = 0; i < n; ++i) {
+        double square = 0;
+        for (int j = 0; j < setting.features; ++j) {
+            const T value = z.out[i * setting.features + j];
+            square += double(value) * double(value);
+            to_z[i * setting.features + j] = w[i] * value;
+        }
+        to_log_det[i] = -w[i];
+        log_p[i] = z.log_det[i] - 0.5 * square - 0.5 * setting.features * std::log(2 * std::acos(-1.0));
+        sum -= double(w[i]) * log_p[i];
+        size = std::max(size, std::abs(log_p[i]));
+    }
+    const auto want = gradients(Direction::forward, flow, z, context, to_z, to_log_det, n, threads);
+    Gradients<T> got{std::vector<T>(in.size()), std::vector<T>(context.size()), std::vector<T>(flow.flat.size())};
+    std::vector<T> log_prob(n);
+    T value = 0;
+    maf_likelihood<T>(flow.shape, flow.blocks(flow.flat.data()), n, rows(in, setting.features),
+                      rows(context, setting.context), Rows<const T>{w.data(), 1, 0}, threads, log_prob.data(), &value,
+                      got.in.data(), setting.context ? got.context.data() : nullptr, flow.blocks(got.weights.data()));
+    const double tolerance = pick<T>(1e-4, 1e-11);
+    check_close(log_prob, log_p, tolerance * size, name<T>("maf_likelihood"));
+    check_close(value, sum, tolerance * size * double(n + 1), name<T>("maf_likelihood sum"));
+    const auto same = [&](const std::vector<T>& a, const std::vector<T>& b, const char* what) {
+        double largest = 1;
+        for (T v : b) largest = std::max(largest, std::abs(double(v)));
+        check_close(a, to_double(b), tolerance * largest, name<T>(what));
+    };
+    same(got.in, want.in, "maf_likelihood gradient of events");
+    same(got.context, want.context, "maf_likelihood gradient of context");
+    same(got.weights, want.weights, "maf_likelihood gradient of weights");
+}
+
 }  // namespace
 
 void test_maf(int threads) {
@@ -231,6 +274,8 @@ void test_maf(int threads) {
         for (std::size_t n : {0, 1, 63, 65, 300}) {
             test_setting<float>(setting, n, threads);
             test_setting<double>(setting, n, threads);
+            test_likelihood<float>(setting, n, threads);
+            test_likelihood<double>(setting, n, threads);
         }
         if (setting.activation == Activation::relu) continue;  // kinks spoil differences
         for (Direction direction : {Direction::forward, Direction::inverse})

@@ -18,7 +18,7 @@ import torch
 
 from hepgen import kernels
 from hepgen.kernels import dispatch, philox
-from hepgen.networks import MAF
+from hepgen.networks import MAF, MLP
 
 pytestmark = pytest.mark.skipif(dispatch.core() is None, reason="hepgen._core is not built")
 LINUX = sys.platform == "linux"
@@ -28,7 +28,8 @@ def draw(n: int, d: int, seed: int) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(seed).normal(size=(n, d)).astype(np.float32))
 
 
-# Each makes its numbers with numpy and uses no torch op that would start torch's own threads, so that it can run after fork.
+# Each makes its numbers with numpy and uses no torch op that would start torch's own threads (2^15 numbers), so that it can
+# run after fork.
 
 
 def mmd2(size: int) -> list[torch.Tensor]:
@@ -49,7 +50,7 @@ def kde(size: int) -> list[torch.Tensor]:
     samples, grid = draw(size, 3, 1).requires_grad_(), torch.from_numpy(np.linspace(-4, 4, 60))
     exact, binned = (kernels.kde(samples, grid, 0.3, method=method) for method in ("exact", "binned"))
     slope = torch.from_numpy(np.ones((60, 3), np.float32))
-    return [exact.detach(), binned.detach(), *torch.autograd.grad([exact, binned], samples, [slope, slope])]
+    return [d for density in (exact, binned) for d in (density.detach(), *torch.autograd.grad(density, samples, slope))]
 
 
 def kde_divergence(size: int) -> list[torch.Tensor]:
@@ -76,6 +77,25 @@ def maf_inverse(size: int) -> list[torch.Tensor]:
         return list(flow().inverse(draw(size, 4, 1), draw(size, 2, 2)))
 
 
+def maf_nll(size: int) -> list[torch.Tensor]:
+    maf = flow()
+    value = maf.negative_log_likelihood(draw(size, 4, 1), draw(size, 2, 2))
+    return [value.detach(), *torch.autograd.grad(value, list(maf.parameters()))]
+
+
+@functools.cache
+def perceptron() -> MLP:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        return MLP(4, 2, (32, 32))
+
+
+def mlp(size: int) -> list[torch.Tensor]:
+    network, x = perceptron(), draw(size, 4, 1)
+    out = network(x)
+    return [out.detach(), *torch.autograd.grad(out, list(network.parameters()), torch.from_numpy(np.ones((size, 2), np.float32)))]
+
+
 def ecd_step(size: int) -> list[torch.Tensor]:
     params, velocities, grads = (list(draw(size, 10, seed).unbind(1)) for seed in (1, 2, 3))
     params, velocities = [p.contiguous() for p in params], [v.contiguous() for v in velocities]
@@ -92,10 +112,12 @@ CALLS: dict[str, tuple[Callable[[int], list[torch.Tensor]], int, int]] = {
     "mmd2": (mmd2, 900, 6_000),
     "kernel_mean": (kernel_mean, 900, 9_000),
     "gaussian_sums": (gaussian_sums, 900, 8_000),
-    "kde": (kde, 12_000, 2_000_000),
-    "kde_divergence": (kde_divergence, 12_000, 4_000_000),
+    "kde": (kde, 10_400, 2_000_000),
+    "kde_divergence": (kde_divergence, 10_400, 4_000_000),
     "maf_forward": (maf_forward, 900, 30_000),
     "maf_inverse": (maf_inverse, 900, 100_000),
+    "maf_nll": (maf_nll, 900, 30_000),
+    "mlp": (mlp, 3_000, 300_000),
     "ecd_step": (ecd_step, 17_000, 400_000),
     "philox": (draw_normals, 40_000, 400_000),
 }

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "hepgen/maf_tile.hpp"
+#include "hepgen/rows.hpp"
 
 namespace hepgen {
 
@@ -32,15 +33,6 @@ struct MafBlock {
     std::vector<T*> weights, biases;
 };
 
-// An (n, columns) matrix with strides in elements.
-template <class T>
-struct Rows {
-    T* data;
-    std::ptrdiff_t row_stride, column_stride;
-
-    T& at(std::size_t row, int column) const { return data[std::ptrdiff_t(row) * row_stride + column * column_stride]; }
-};
-
 enum class Direction { forward, inverse };  // towards the base, towards the data
 
 // Number of elements of the record that a call leaves for its backward pass: the columns between the blocks, (blocks +
@@ -59,5 +51,13 @@ void maf_backward(Direction direction, const MafShape& shape, const std::vector<
                   std::size_t n, const T* record, Rows<const T> context, Rows<const T> out_gradient,
                   Rows<const T> log_det_gradient, int threads, T* in_gradient, T* context_gradient,
                   const std::vector<MafBlock<T>>& gradients);
+
+// Value and gradient of the negative log-likelihood in one sweep, the base standard normal: log_prob (n,) and sum =
+// -sum_i event_weights[i] log_prob[i], with the gradients of that sum as in maf_backward. Rows go through all blocks
+// and back while their hidden units are in cache, so that these are computed once.
+template <class T>
+void maf_likelihood(const MafShape& shape, const std::vector<MafBlock<const T>>& blocks, std::size_t n,
+                    Rows<const T> in, Rows<const T> context, Rows<const T> event_weights, int threads, T* log_prob,
+                    T* sum, T* in_gradient, T* context_gradient, const std::vector<MafBlock<T>>& gradients);
 
 }  // namespace hepgen

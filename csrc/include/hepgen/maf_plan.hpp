@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "hepgen/maf.hpp"
+#include "hepgen/panel_maker.hpp"
 
 namespace hepgen {
 
@@ -39,23 +40,24 @@ class PlanMaker {
   private:
     int stop(int layer, int column) const;
     std::vector<int> boundaries(bool by_column) const;
-    Panels panels(int begin, int end, int from, int to, bool biased);
     void make_steps(bool by_column);
     void make_adjoint(bool by_column);
     void lay_out_scratch(bool backward);
+
+    template <class T>
+    LayerWeights<T> layer(const MafBlock<const T>& block, const T* first, int layer) const;
 
     template <class Body>
     void for_each_panel(const Body& body) const;
 
     const MafShape& shape_;
-    int lanes_, most_rows_;
+    PanelMaker panels_;
     std::vector<int> widths_;
     std::vector<std::vector<int>> stops_;  // per hidden layer
     std::vector<Step> steps_, adjoint_;
     std::vector<Panels> adjoint_inputs_;
     std::vector<std::size_t> bias_sums_, values_, adjoints_, transposed_;
-    std::deque<std::vector<Panel>> panels_;  // a deque, for what it holds stays where it is
-    std::deque<std::vector<Part>> parts_;
+    std::deque<std::vector<Part>> parts_;  // a deque, for what it holds stays where it is
 };
 
 }  // namespace hepgen

@@ -4,30 +4,11 @@
 // units as fit in registers; it multiplies only the prefix of the layer before that its units may see.
 #pragma once
 
-#include <cstddef>
+#include "hepgen/panels.hpp"
 
 namespace hepgen {
 
-inline constexpr int kTileEvents = 64;
-inline constexpr int kMostLanes = 16;
 inline constexpr int kMapOutputs = 2;  // parameters per column of the element-wise bijection: shift and raw log-scale
-
-enum class Activation { relu, tanh, elu };
-
-inline constexpr std::size_t kNoBias = ~std::size_t(0);
-
-// out[first + r] = bias[r] + sum_k weights[k][r] in[from + k], r < count, k < length
-struct Panel {
-    int first, count, from, length;
-    std::size_t weights;  // offset of (length, count) in the packed block
-    std::size_t bias;     // offset of (count,) in the packed block, kNoBias for none
-    std::size_t sums;     // offset of (ceil(length / lanes), count, lanes) in the gradient sums
-};
-
-struct Panels {
-    const Panel* first;
-    int count;
-};
 
 // Units [begin, end) of a layer.
 struct Part {
@@ -67,12 +48,13 @@ struct MafTile {
     const MafPlan* plan;
     const T* packed;
     const int* order;
-    const T* context;    // context[k * stride + event]
-    std::size_t stride;  // between columns of everything below
-    const T* data;       // data side of the block, (features, events)
-    const T* base;       // base side
-    T* out;              // forward: base side; inverse: data side
-    T* log_det;          // (events,), added to
+    const T* context;          // context[k * stride + event]
+    std::size_t stride;        // between columns of the context and of gradients
+    std::size_t state_stride;  // between columns of data, base and out
+    const T* data;             // data side of the block, (features, events)
+    const T* base;             // base side
+    T* out;                    // forward: base side; inverse: data side
+    T* log_det;                // (events,), added to
     // backward
     const T* log_det_gradient;  // (events,)
     T* gradient;                // (features, events): of the block's output on entry, of its input on return

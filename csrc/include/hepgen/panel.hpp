@@ -47,6 +47,13 @@ void multiply_panel(const T* __restrict weights, const T* __restrict bias, const
             for (int v = 0; v < kPanelVectors; ++v) sum[s][r][v] = bias && s == 0 ? broadcast<T>(bias[r]) : Vec<T>{};
         }
     }
+    if constexpr (F == Finish::where_active) {  // kept values come from far away, and are needed at the end
+        HEPGEN_UNROLL
+        for (int r = 0; r < Rows; ++r) {
+            HEPGEN_UNROLL
+            for (int v = 0; v < kPanelVectors; ++v) __builtin_prefetch(active + r * kPanelEvents<T> + v * width);
+        }
+    }
     int k = 0;
     for (; k + strands <= length; k += strands) {
         HEPGEN_UNROLL

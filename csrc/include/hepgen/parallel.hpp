@@ -9,12 +9,22 @@
 #include <atomic>
 #include <cstddef>
 #include <functional>
+#include <vector>
 
 namespace hepgen {
 
 // Runs body(0) ... body(count - 1) on at most `threads` threads. Tasks are taken in order, so a task may wait for an
 // earlier one. body must not throw.
 void parallel_tasks(int threads, std::size_t count, const std::function<void(std::size_t)>& body);
+
+// What a call does one after the other: body(0) ... body(count - 1), in any order, may throw std::bad_alloc.
+struct Stage {
+    std::size_t count;
+    std::function<void(std::size_t)> body;
+};
+
+// Runs every stage when the one before it is done, all on the same threads. Throws std::bad_alloc where a task did.
+void parallel_stages(int threads, const std::vector<Stage>& stages);
 
 // Whether a call made now would borrow its threads.
 bool borrows_threads();

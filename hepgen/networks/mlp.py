@@ -1,0 +1,86 @@
+"""Plain multilayer perceptron: the ratio networks, and the encoders and decoders of the generative models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hepgen.errors import UsageError
+from hepgen.kernels.perceptron import OUTPUTS, MlpWeights, mlp, mlp_reference
+from hepgen.networks.made import activation_function
+
+
+class MLP(nn.Module):
+    """Dense layers with one activation between them.
+
+    Compiled as a whole, value and gradient, in float32 and float64 on the CPU; plain torch elsewhere and while dropout is at work.
+
+    Parameters
+    ----------
+    inputs, outputs
+        Columns that go in and come out.
+    hidden
+        Widths of the hidden layers; none for a linear map.
+    activation
+        "relu", "tanh" or "elu".
+    output
+        "linear" or "sigmoid".
+    dropout
+        Probability that a hidden unit is left out of a training step.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        hidden: Sequence[int] = (64, 128, 64),
+        activation: str = "relu",
+        output: str = "linear",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        widths = [inputs, *hidden, outputs]
+        if min(widths) < 1:
+            raise UsageError(f"a network needs at least one unit in every layer, not {'-'.join(map(str, widths))}")
+        if output not in OUTPUTS:
+            raise UsageError(f"output {output!r} is not known: choose one of {', '.join(OUTPUTS)}")
+        if not 0 <= dropout < 1:
+            raise UsageError(f"dropout is a probability below 1, not {dropout}")
+        self._activate = activation_function(activation)
+        self.activation, self.output, self.dropout = activation, output, dropout
+        self.layers = nn.ModuleList(nn.Linear(seen, units) for seen, units in pairwise(widths))
+
+    @property
+    def linears(self) -> list[nn.Linear]:
+        """The layers, the one of the outputs last."""
+        return [layer for layer in self.layers if isinstance(layer, nn.Linear)]
+
+    def weights(self) -> MlpWeights:
+        """The parameters as the kernel takes them."""
+        return MlpWeights([(layer.weight, layer.bias) for layer in self.linears], self.activation, self.output)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., inputs) -> (..., outputs)."""
+        rows = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
+        if self.training and self.dropout > 0:
+            out = self._with_dropout(rows)
+        elif x.dtype in {torch.float32, torch.float64}:
+            out = mlp(rows, self.weights())
+        else:
+            out = mlp_reference(rows, self.weights())
+        return out if x.ndim == 2 else out.reshape(*x.shape[:-1], out.shape[-1])
+
+    def _with_dropout(self, x: Tensor) -> Tensor:
+        *hidden, last = self.linears
+        for layer in hidden:
+            x = F.dropout(self._activate(layer(x)), self.dropout)
+        x = last(x)
+        return torch.sigmoid(x) if self.output == "sigmoid" else x
+
+    def extra_repr(self) -> str:
+        """What the layers do not say."""
+        return f"activation={self.activation!r}, output={self.output!r}, dropout={self.dropout}"
