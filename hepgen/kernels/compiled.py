@@ -37,6 +37,11 @@ def first_derivatives_only(_: Any, *__: Tensor | None) -> None:
     raise BackendError("the compiled kernels have first derivatives only: use hepgen.kernels.backend('reference')")
 
 
+def must_dispatch(gradient: Tensor) -> bool:
+    """Whether a backward pass must go through torch's dispatcher, which costs some 80 us: where it is traced, or may be differentiated."""
+    return torch.is_grad_enabled() or type(gradient) is not Tensor
+
+
 # what a backward pass makes of a gradient that was computed with the value
 
 
@@ -55,7 +60,7 @@ _first_derivative.register_autograd(first_derivatives_only)
 
 def times_gradient(factor: Tensor, gradient: Tensor, inputs: Sequence[Tensor]) -> Tensor:
     """Return factor * gradient. Where a second derivative can be asked for it depends on the inputs too, and asking for one raises."""
-    if torch.is_grad_enabled():
+    if must_dispatch(factor):
         product: Tensor = torch.ops.hepgen.first_derivative(factor, gradient, inputs)
         return product
     return factor * gradient

@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from hepgen.errors import BackendError, InputError, UsageError
+from hepgen.errors import InputError, UsageError
 from hepgen.kernels import dispatch
-from hepgen.kernels.compiled import array
+from hepgen.kernels.compiled import array, first_derivatives_only, must_dispatch
 
 _EXACT_NUMBERS = 1 << 19  # the exact method holds so many kernel values at once: they stay in cache
 # exp(-this) stands for all that is smaller: nothing beside a sum, and far from denormal numbers, which are very slow
@@ -312,8 +312,7 @@ def _(samples: Tensor, grid: Tensor, bandwidth: Tensor, weights: Tensor | None, 
     return samples.new_empty((samples.shape[1], grid.shape[0]))
 
 
-@torch.library.custom_op("hepgen::kde_gradients", mutates_args=(), device_types="cpu")
-def _kde_gradients(
+def _gradients(
     slope: Tensor, density: Tensor, samples: Tensor, grid: Tensor, bandwidth: Tensor, weights: Tensor | None, binned: bool, wanted: int
 ) -> tuple[Tensor, Tensor]:
     arrays = x, g, b, _ = _arrays(samples, grid, bandwidth, weights)
@@ -323,6 +322,9 @@ def _kde_gradients(
     else:
         gx, gw = call_core(_core().kde_gradients, binned, *arrays, values, slopes, wanted)
     return torch.from_numpy(gx), torch.from_numpy(gw)
+
+
+_kde_gradients = torch.library.custom_op("hepgen::kde_gradients", _gradients, mutates_args=(), device_types="cpu")
 
 
 @_kde_gradients.register_fake
@@ -343,15 +345,10 @@ def _kde_backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
     density, samples, grid, bandwidth, *weights = ctx.saved_tensors
     need_x, _, _, need_w, _ = ctx.needs_input_grad
     wanted = _GRAD_X * need_x + _GRAD_W * (need_w and ctx.weighted)
-    gx, gw = torch.ops.hepgen.kde_gradients(
-        slope, density, samples, grid, bandwidth, weights[0] if ctx.weighted else None, ctx.binned, wanted
-    )
+    gradients = torch.ops.hepgen.kde_gradients if must_dispatch(slope) else _gradients
+    gx, gw = gradients(slope, density, samples, grid, bandwidth, weights[0] if ctx.weighted else None, ctx.binned, wanted)
     return gx if wanted & _GRAD_X else None, None, None, gw if wanted & _GRAD_W else None, None
 
 
-def _no_second_derivative(*_: Any) -> None:
-    raise BackendError("the compiled kernels have first derivatives only: use hepgen.kernels.backend('reference')")
-
-
 _kde.register_autograd(_kde_backward, setup_context=_kde_setup)
-_kde_gradients.register_autograd(_no_second_derivative)
+_kde_gradients.register_autograd(first_derivatives_only)

@@ -176,7 +176,13 @@ def test_other_python_threads_go_on(op):
     other.start()
     try:
         core = dispatch.core()
-        name = {"philox": "philox_fill", "maf_forward": "maf_apply", "maf_inverse": "maf_apply"}.get(op, op)
+        name = {
+            "philox": "philox_fill",
+            "maf_forward": "maf_apply",
+            "maf_inverse": "maf_apply",
+            "mlp": "mlp_apply",
+            "maf_nll": "maf_likelihood",
+        }.get(op, op)
         inner, spans = getattr(core, name), []
 
         def timed(*arguments):
