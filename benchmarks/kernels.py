@@ -62,7 +62,7 @@ def write(op: str, options: argparse.Namespace) -> Path:
         "",
         f"    {command}",
         "",
-        "The ceiling is the multiply-add peak or the copy bandwidth of this machine, measured in the same run: see docs/kernels.md.",
+        "The ceiling is the multiply-add peak or the memory bandwidth of this machine, measured in the same run: see docs/kernels.md.",
         "",
         HEADER,
         "|" + "---|" * HEADER.count(" |"),

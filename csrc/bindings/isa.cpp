@@ -26,11 +26,11 @@ void bind_isa(py::module_& m) {
         },
         py::arg("threads"));
     m.def(
-        "copy_bandwidth",
+        "memory_bandwidth",
         [](int threads) {
             require(threads >= 1, "threads must be at least 1");
             py::gil_scoped_release release;
-            return copy_bandwidth(threads);
+            return memory_bandwidth(threads);
         },
         py::arg("threads"));
 }

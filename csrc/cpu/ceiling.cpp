@@ -52,13 +52,21 @@ double peak_flops(int threads) {
     return static_cast<double>(iterations) * op.flops * threads / seconds;
 }
 
-double copy_bandwidth(int threads) {
-    constexpr std::size_t bytes = std::size_t{1} << 27;
-    std::vector<char> from(bytes, 1), to(bytes, 0);
-    const std::size_t share = bytes / threads;
-    const double seconds = best_seconds(
-        threads, [&](std::size_t i) { std::memcpy(to.data() + i * share, from.data() + i * share, share); });
-    return 2.0 * static_cast<double>(share) * threads / seconds;
+double memory_bandwidth(int threads) {
+    constexpr std::size_t count = std::size_t{1} << 24;
+    std::vector<float> a(count, 1.0f), b(count, 1.0f);
+    const std::size_t share = count / threads;
+    // a copy, and an update in place: either may be the faster way to keep the memory busy
+    const double copied = best_seconds(threads, [&](std::size_t i) {
+        std::memcpy(a.data() + i * share, b.data() + i * share, share * sizeof(float));
+    });
+    const double updated = best_seconds(threads, [&](std::size_t i) {
+        float* const to = a.data() + i * share;
+        const float* const from = b.data() + i * share;
+        for (std::size_t k = 0; k < share; ++k) to[k] += 0.5f * from[k];
+    });
+    const double array = sizeof(float) * static_cast<double>(share) * threads;
+    return std::max(2 * array / copied, 3 * array / updated);
 }
 
 }  // namespace hepgen

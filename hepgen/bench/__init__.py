@@ -50,7 +50,7 @@ class Case:
         Floating-point operations that one run cannot do without.
     moved : float
         Bytes that one run cannot but read from and write to memory. The ceiling is the time that the machine takes
-        for the flops at its multiply-add peak or for these bytes at its copy bandwidth, whichever is longer.
+        for the flops at its multiply-add peak or for these bytes at its memory bandwidth, whichever is longer.
     ours : callable
         Runs the op on the backend in force and returns the answer as a list of float64 arrays.
     peers : dict
@@ -191,7 +191,7 @@ def _floor(case: Case, threads: int) -> float | None:
     core: Any = dispatch.core()
     if core is None:
         return None
-    moving = case.moved / core.copy_bandwidth(threads) if case.moved else 0.0
+    moving = case.moved / core.memory_bandwidth(threads) if case.moved else 0.0
     return float(max(case.flops / core.peak_flops(threads), moving))
 
 

@@ -243,16 +243,8 @@ def _fourier_is_faster(features: int, points: int, reach: float) -> bool:
 
 def _fourier_reach(x: Any, grid: Any, b: Any) -> int:
     """Half width of the widest kernel in steps of the grid where the Fourier transform is the faster way, else 0."""
-    points = len(grid)
-    if points < 2:
-        return 0
-    width = (grid[-1] - grid[0]) / (points - 1)
-    with np.errstate(all="ignore"):
-        reach = float(np.max(_REACH * b / width))
-    # a grid or bandwidth that will not do is named by the compiled core
-    if not 0 < reach < _LARGEST_GRID or not _fourier_is_faster(len(b), points, reach):
-        return 0
-    return int(call_core(lambda *arguments: _core().kde_reach(*arguments[:-1]), x, grid, b))
+    reach = int(call_core(lambda *arguments: _core().kde_reach(*arguments[:-1]), x, grid, b))
+    return reach if _fourier_is_faster(len(b), len(grid), reach) else 0
 
 
 def _convolve(signal: Any, grid: Any, bandwidth: Any, reach: int) -> Any:

@@ -31,7 +31,7 @@ def test_rows_are_what_the_json_promises():
 
 
 def test_a_machine_bound_by_memory():
-    """The ceiling of a case that moves bytes alone is the copy bandwidth; nothing is faster than it, and what sleeps is far from it."""
+    """The ceiling of a case that moves bytes alone is the memory bandwidth; nothing is faster than it, and what sleeps is far from it."""
     case = bench.Case("mmd2", "value", "mmd", (1,), 1.0, "pairs/s", 0.0, lambda: [time.sleep(0.02)][:0], {}, 1e-3, moved=1e6)
     (row,) = bench._measure(case, ["reference"], 1, 1)
     assert row["ceiling_share"] is None if dispatch.core() is None else 0 < row["ceiling_share"] < 0.1

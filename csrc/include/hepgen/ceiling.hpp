@@ -6,8 +6,8 @@ namespace hepgen {
 // Multiply-adds a second (each counts as two flops), float32, registers only, all threads at once.
 double peak_flops(int threads);
 
-// Bytes a second read and written by a copy that fits no cache.
-double copy_bandwidth(int threads);
+// Bytes a second that a copy or an update in place reads and writes, whichever is more, where nothing fits a cache.
+double memory_bandwidth(int threads);
 
 namespace baseline {
 float multiply_add_loop(long iterations);
