@@ -20,6 +20,7 @@ inline void require(bool condition, const std::string& message) {
     if (!condition) throw std::invalid_argument(message);
 }
 
+void bind_broken_line(py::module_& m);
 void bind_ecd(py::module_& m);
 void bind_isa(py::module_& m);
 void bind_kde(py::module_& m);

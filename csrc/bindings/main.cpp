@@ -2,6 +2,7 @@
 
 PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
     m.doc() = "Compiled kernels of hepgen, on numpy arrays; use them through hepgen.kernels.";
+    hepgen::bindings::bind_broken_line(m);
     hepgen::bindings::bind_ecd(m);
     hepgen::bindings::bind_isa(m);
     hepgen::bindings::bind_kde(m);

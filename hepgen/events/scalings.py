@@ -16,6 +16,7 @@ import numpy as np
 from hepgen.errors import InputError, ModelFileError, UsageError
 from hepgen.events.quantiles import landmarks
 from hepgen.events.scaling_base import Floats, Scaling, check_support, wrap_angle
+from hepgen.kernels.broken_line import broken_line
 
 if TYPE_CHECKING:
     from hepgen.events.features import Features
@@ -183,18 +184,10 @@ class Quantile(Scaling):
             raise ValueError("the tails do not rise")
 
     def _forward(self, x: Floats) -> Floats:
-        return _piecewise(x, self.x, self.y, self.tails)  # type: ignore[arg-type]
+        return broken_line(x, self.x, self.y, (self.tails[0], self.tails[1]))  # type: ignore[arg-type,index]
 
     def _inverse(self, y: Floats) -> Floats:
-        return _piecewise(y, self.y, self.x, 1.0 / self.tails)  # type: ignore[arg-type,operator]
-
-
-def _piecewise(x: Floats, knots: Floats, values: Floats, tails: Floats) -> Floats:
-    y = np.interp(x, knots, values)
-    for outside, knot, value, slope in ((x < knots[0], knots[0], values[0], tails[0]), (x > knots[-1], knots[-1], values[-1], tails[1])):
-        if outside.any():
-            y[outside] = value + slope * (x[outside] - knot)
-    return y
+        return broken_line(y, self.y, self.x, (1.0 / self.tails[0], 1.0 / self.tails[1]))  # type: ignore[arg-type,index]
 
 
 class Chain(Scaling):

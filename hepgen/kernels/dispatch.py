@@ -20,6 +20,7 @@ BACKENDS = ("reference", "cpp", "cuda", "triton")
 
 # op -> the backends written for it, the preferred first; "reference" runs everywhere
 OPS: dict[str, tuple[str, ...]] = {
+    "broken_line": ("cpp", "reference"),
     "ecd_step": ("cpp", "reference"),
     "mmd2": ("cpp", "reference"),
     "kernel_mean": ("cpp", "reference"),

@@ -12,6 +12,7 @@
 namespace hepgen::tests {
 
 // One function per op, each in its own file; threads: how many a call may use.
+void test_broken_line(int threads);
 void test_ecd(int threads);
 void test_kde(int threads);
 void test_maf(int threads);

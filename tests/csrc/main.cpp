@@ -14,8 +14,13 @@ struct Suite {
 
 // An op joins with its header's line in check.hpp, its file in CMakeLists.txt and its line here.
 constexpr Suite kSuites[] = {
-    {"ecd", hepgen::tests::test_ecd}, {"kde", hepgen::tests::test_kde}, {"maf", hepgen::tests::test_maf},
-    {"mlp", hepgen::tests::test_mlp}, {"mmd", hepgen::tests::test_mmd}, {"philox", hepgen::tests::test_philox},
+    {"broken_line", hepgen::tests::test_broken_line},
+    {"ecd", hepgen::tests::test_ecd},
+    {"kde", hepgen::tests::test_kde},
+    {"maf", hepgen::tests::test_maf},
+    {"mlp", hepgen::tests::test_mlp},
+    {"mmd", hepgen::tests::test_mmd},
+    {"philox", hepgen::tests::test_philox},
 };
 
 constexpr int kCallers = 4;

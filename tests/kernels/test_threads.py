@@ -18,6 +18,7 @@ import torch
 
 from hepgen import kernels
 from hepgen.kernels import dispatch, philox
+from hepgen.kernels.broken_line import broken_line
 from hepgen.networks import MAF, MLP
 
 pytestmark = pytest.mark.skipif(dispatch.core() is None, reason="hepgen._core is not built")
@@ -107,8 +108,14 @@ def draw_normals(size: int) -> list[torch.Tensor]:
     return [torch.from_numpy(philox.normal(np.arange(size), 4, seed=1))]
 
 
+def line(size: int) -> list[torch.Tensor]:
+    points = np.linspace(-3, 3, 1000)
+    return [torch.from_numpy(broken_line(draw(size, 1, 1)[:, 0].double().numpy(), points, points**3 + points, (1.0, 2.0)))]
+
+
 # op -> the call, a size at which it uses threads, a size at which it takes long
 CALLS: dict[str, tuple[Callable[[int], list[torch.Tensor]], int, int]] = {
+    "broken_line": (line, 40_000, 2_000_000),
     "mmd2": (mmd2, 900, 6_000),
     "kernel_mean": (kernel_mean, 900, 9_000),
     "gaussian_sums": (gaussian_sums, 900, 8_000),
