@@ -20,7 +20,7 @@ from hepgen.errors import BackendError, UsageError
 from hepgen.kernels import dispatch, instruction_set
 
 # each is a module here whose cases(sizes, peers, features) says what to run
-OPS = ("ecd", "kde", "maf", "mlp", "mmd")
+OPS = ("ecd", "kde", "maf", "mlp", "mmd", "transform")
 
 KEYS = (
     "op", "case", "backend", "device", "dtype", "shape", "threads", "isa", "seconds", "throughput", "unit", "ceiling_share", "peer",

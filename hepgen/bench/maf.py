@@ -47,7 +47,7 @@ def _case(name: str, n: int, flow: MAF, flows: dict[str, Any]) -> Case:
     events, context = (torch.randn(n, columns, generator=generator) for columns in (flow.features, CONTEXT))
     make = {"log-density": _log_density, "sampling": _sampling, "nll-step": _nll_step, "sample-step": _sample_step}[name]
     runs = {who: make(other, events, context) for who, other in flows.items()}
-    once = _useful_flops(flow) * n
+    once = useful_flops(flow) * n
     return Case(
         op="maf_inverse" if name.startswith("sampl") else "maf_forward",
         name=name,
@@ -62,7 +62,7 @@ def _case(name: str, n: int, flow: MAF, flows: dict[str, Any]) -> Case:
     )
 
 
-def _useful_flops(flow: MAF) -> float:
+def useful_flops(flow: MAF) -> float:
     """Multiplications and additions of one event that the masks leave."""
     products = 0
     for made in flow.mades:
