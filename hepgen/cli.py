@@ -32,7 +32,7 @@ Seed = Annotated[int | None, typer.Option(help="Seed of the random numbers; the 
 def main() -> None:
     """Run the command line: 0 when all went well, 1 for what went wrong in the work, 2 for what was asked wrongly."""
     try:
-        app()
+        app(args=_joined(sys.argv[1:]))
     except HepgenError as error:
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
@@ -153,8 +153,8 @@ def samples_list() -> None:
 def bench(
     op: Annotated[str | None, typer.Argument(help="The op to measure; all of them by default.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,
-    sizes: Annotated[list[str] | None, typer.Option(help="Numbers of rows: 1000,16000, or the option again for each.")] = None,
-    backends: Annotated[list[str] | None, typer.Option(help="Backends to measure, in the same way.")] = None,
+    sizes: Annotated[list[str] | None, typer.Option(help="Numbers of rows.")] = None,
+    backends: Annotated[list[str] | None, typer.Option(help="Backends to measure.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads; torch's setting by default.")] = None,
     repeats: Annotated[int, typer.Option(help="Rounds in which everything is timed in turn.")] = 7,
     plot: Annotated[bool, typer.Option("--plot", help="Draw the scaling in rows, features and threads too: bench-OP.png.")] = False,
@@ -177,6 +177,22 @@ def bench(
         out.mkdir(parents=True, exist_ok=True)
         for name in ops:
             plots.scaling(scan(name, sizes=rows_at, backends=on, threads=threads), out / f"bench-{name}.png")
+
+
+def _joined(arguments: list[str]) -> list[str]:
+    """Take ``--sizes 1000 16000`` for ``--sizes 1000,16000``, and backends alike: an option of click has one value."""
+    from hepgen.kernels.dispatch import BACKENDS
+
+    out: list[str] = []
+    option = ""
+    for argument in arguments:
+        more = {"--sizes": argument.isdigit(), "--backends": argument in BACKENDS}.get(option, False)
+        if more and out[-1] != option:
+            out[-1] += f",{argument}"
+        else:
+            option = option if more else argument
+            out.append(argument)
+    return out
 
 
 def _split(given: list[str] | None) -> list[str] | None:

@@ -19,16 +19,7 @@ struct MultiplyAdd {
 };
 
 MultiplyAdd multiply_add() {
-    switch (active_isa()) {
-#ifdef HEPGEN_X86
-        case Isa::avx512:
-            return {avx512::multiply_add_loop, avx512::multiply_add_flops()};
-        case Isa::avx2:
-            return {avx2::multiply_add_loop, avx2::multiply_add_flops()};
-#endif
-        default:
-            return {baseline::multiply_add_loop, baseline::multiply_add_flops()};
-    }
+    return {HEPGEN_ACTIVE(multiply_add_loop), HEPGEN_ACTIVE(multiply_add_flops())};
 }
 
 template <class Work>

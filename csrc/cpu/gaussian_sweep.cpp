@@ -14,16 +14,7 @@ constexpr std::size_t kMostBlocks = 128;
 
 template <class T>
 TileFunction<T> tile_function(TileKind kind) {
-    switch (active_isa()) {
-#ifdef HEPGEN_X86
-        case Isa::avx512:
-            return avx512::gaussian_tile(T{}, kind);
-        case Isa::avx2:
-            return avx2::gaussian_tile(T{}, kind);
-#endif
-        default:
-            return baseline::gaussian_tile(T{}, kind);
-    }
+    return HEPGEN_ACTIVE(gaussian_tile(T{}, kind));
 }
 
 std::size_t block_size(std::size_t rows) {

@@ -16,16 +16,7 @@ template <class T>
 inline constexpr double kReach = sizeof(T) == 4 ? 6.5 : 8.0;
 
 ConvolveFunction convolve_function() {
-    switch (active_isa()) {
-#ifdef HEPGEN_X86
-        case Isa::avx512:
-            return avx512::convolve_function();
-        case Isa::avx2:
-            return avx2::convolve_function();
-#endif
-        default:
-            return baseline::convolve_function();
-    }
+    return HEPGEN_ACTIVE(convolve_function());
 }
 
 // A feature's grid with `reach` more steps on either side. Bin b lies at origin + (b - reach) step.

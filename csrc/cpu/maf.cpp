@@ -10,16 +10,7 @@ namespace hepgen {
 
 template <class T>
 MafKernels<T> active_maf_kernels() {
-    switch (active_isa()) {
-#ifdef HEPGEN_X86
-        case Isa::avx512:
-            return avx512::maf_kernels(T{});
-        case Isa::avx2:
-            return avx2::maf_kernels(T{});
-#endif
-        default:
-            return baseline::maf_kernels(T{});
-    }
+    return HEPGEN_ACTIVE(maf_kernels(T{}));
 }
 
 template MafKernels<float> active_maf_kernels();

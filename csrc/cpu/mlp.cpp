@@ -16,16 +16,7 @@ constexpr std::size_t kChunkTiles = 4;                     // one thread takes s
 
 template <class T>
 MlpKernels<T> kernels() {
-    switch (active_isa()) {
-#ifdef HEPGEN_X86
-        case Isa::avx512:
-            return avx512::mlp_kernels(T{});
-        case Isa::avx2:
-            return avx2::mlp_kernels(T{});
-#endif
-        default:
-            return baseline::mlp_kernels(T{});
-    }
+    return HEPGEN_ACTIVE(mlp_kernels(T{}));
 }
 
 std::size_t values_per_tile(const MlpShape& shape) {

@@ -404,13 +404,14 @@ class SimToData:
         outputs = len(self.features.outputs)
         noise = philox.normal(keys, outputs, seed=seed, stream=stream)
         moved = scaled.copy()
-        dtype = next(self._fitted().parameters()).dtype
+        dtype = next(self._fitted().parameters()).detach().numpy().dtype
         with torch.no_grad():
             for start in range(0, len(scaled), TILE):
                 rows = slice(start, start + TILE)
-                tensors = (torch.from_numpy(part[rows]).to(dtype) for part in (noise, scaled))
+                # numpy converts, for torch would start threads of its own in each worker
+                tensors = (torch.from_numpy(part[rows].astype(dtype)) for part in (noise, scaled))
                 delta, _ = self._fitted().inverse(*tensors)
-                moved[rows, :outputs] += delta.double().numpy()
+                moved[rows, :outputs] += delta.numpy()
         return self.coordinates.inverse(moved)[:, :outputs]
 
     def _fitted(self) -> MAF:

@@ -29,8 +29,17 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     return call
 
 
-def test_json_is_a_list_of_measurements(run):
-    code, out, _ = run("mmd", "--json", "--sizes", "50,70", "--backends", "reference", "--threads", "1", "--repeats", "1")
+@pytest.mark.parametrize(
+    "asked",
+    [
+        ("mmd", "--sizes", "50,70"),
+        ("mmd", "--sizes", "50", "70"),
+        ("--sizes", "50", "--sizes", "70", "mmd"),
+        ("--sizes", "50", "70", "mmd"),
+    ],
+)
+def test_json_is_a_list_of_measurements(run, asked):
+    code, out, _ = run(*asked, "--json", "--backends", "reference", "--threads", "1", "--repeats", "1")
     assert code == 0
     rows = json.loads(out)
     assert [(row["case"], row["shape"], row["threads"]) for row in rows] == [
@@ -60,7 +69,7 @@ def test_plot_goes_to_the_folder_named(run, monkeypatch, tmp_path: Path):
         (("sort",), "no benchmark of 'sort'"),
         (("mmd", "--sizes", "many"), "--sizes takes whole numbers, got many"),
         (("mmd", "--sizes", "-3"), "must be positive"),
-        (("mmd", "--backends", "cuda"), "has no backend 'cuda' here"),
+        (("mmd", "--backends", "reference", "cuda", "--sizes", "10"), "has no backend 'cuda' here"),
     ],
 )
 def test_wrong_questions_get_a_sentence(run, arguments, words):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -110,7 +111,8 @@ def draw_normals(size: int) -> list[torch.Tensor]:
 
 def line(size: int) -> list[torch.Tensor]:
     points = np.linspace(-3, 3, 1000)
-    return [torch.from_numpy(broken_line(draw(size, 1, 1)[:, 0].double().numpy(), points, points**3 + points, (1.0, 2.0)))]
+    numbers = np.random.default_rng(1).normal(size=size)
+    return [torch.from_numpy(broken_line(numbers, points, points**3 + points, (1.0, 2.0)))]
 
 
 # op -> the call, a size at which it uses threads, a size at which it takes long
@@ -211,11 +213,21 @@ def test_other_python_threads_go_on(op):
 
 def run_program(program: str, **environment: str) -> str:
     head = f"import runpy, os, sys, threading\nops = runpy.run_path({str(Path(__file__))!r})\nimport torch\n"
-    done = subprocess.run(
-        [sys.executable, "-c", head + program], env=os.environ | environment, capture_output=True, text=True, timeout=120, check=False
+    process = subprocess.Popen(
+        [sys.executable, "-c", head + program],
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+    try:
+        out, err = process.communicate(timeout=120)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # its forked children too
+        raise
+    assert process.returncode == 0, err
+    return out.strip()
 
 
 # the most threads this process had during a call, beside the watcher and those before it

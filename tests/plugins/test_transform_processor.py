@@ -18,6 +18,8 @@ import uproot
 from hepgen.errors import InputError, MissingDependency, ModelFileError, UsageError
 from hepgen.estimators import cache
 from hepgen.events import Cut, Features, Selection
+from hepgen.kernels import threads
+from hepgen.kernels.dispatch import thread_count
 
 coffea = pytest.importorskip("coffea", reason="coffea is not installed")
 
@@ -42,9 +44,11 @@ class Shift:
     def __init__(self, schema: str | None = "atlas-open-data") -> None:
         self.schema = schema
         self.identities: list[Any] = []
+        self.threads: list[int] = []
 
     def transform(self, events: ak.Array, *, seed: int | None = None, identity: Any = None) -> ak.Array:
         self.identities.append(identity)
+        self.threads.append(thread_count())
         matrix, mask = self.features.to_matrix(events)
         matrix[:, 0] *= 1.1
         return self.features.from_matrix(events, matrix, mask)
@@ -148,14 +152,24 @@ def test_chunks_and_threads_change_nothing_and_the_model_is_loaded_once(mini: di
     whole = run(mini["path"], make(shift))["sim"]
     small = run(mini["path"], make(shift), chunksize=11)["sim"]
     with ThreadPoolExecutor(3) as pool:
-        threads = run(mini["path"], make(shift), chunksize=50, executor=FuturesExecutor(pool=pool, status=False))["sim"]
-    for other in (small, threads):
+        threaded = run(mini["path"], make(shift), chunksize=50, executor=FuturesExecutor(pool=pool, status=False))["sim"]
+    for other in (small, threaded):
         assert {key: other[key] for key in ("events", "transformed", "untouched")} == {
             key: whole[key] for key in ("events", "transformed", "untouched")
         }
         for name in HISTOGRAMS:
             equal(other["hists"][name], whole["hists"][name])
     assert cache.loads() == 1
+
+
+def test_kernels_use_one_thread_where_chunks_run_side_by_side(mini: dict[str, Any], shift: Path) -> None:
+    from coffea.processor import FuturesExecutor
+
+    with threads(3), ThreadPoolExecutor(2) as pool:
+        run(mini["path"], make(shift), chunksize=100)
+        run(mini["path"], make(shift), chunksize=100, executor=FuturesExecutor(pool=pool, status=False))
+        assert thread_count() == 3
+    assert cache.cached(shift).threads == [1] * 10
 
 
 def test_only_declared_columns_are_read(mini: dict[str, Any], shift: Path) -> None:

@@ -21,3 +21,13 @@ Isa active_isa();
 void set_active_isa(const std::string& name);
 
 }  // namespace hepgen
+
+// What a function declared once per instruction set, in a namespace each, gives in the one in use.
+#ifdef HEPGEN_X86
+#define HEPGEN_ACTIVE(call)                                     \
+    (hepgen::active_isa() == hepgen::Isa::avx512 ? avx512::call \
+     : hepgen::active_isa() == hepgen::Isa::avx2 ? avx2::call   \
+                                                 : baseline::call)
+#else
+#define HEPGEN_ACTIVE(call) baseline::call
+#endif

@@ -20,16 +20,7 @@ inline constexpr std::size_t kMostChunks = 32;         // partial sums of one fe
 
 template <class T>
 KdeFunctions<T> kde_functions() {
-    switch (active_isa()) {
-#ifdef HEPGEN_X86
-        case Isa::avx512:
-            return avx512::kde_functions(T{});
-        case Isa::avx2:
-            return avx2::kde_functions(T{});
-#endif
-        default:
-            return baseline::kde_functions(T{});
-    }
+    return HEPGEN_ACTIVE(kde_functions(T{}));
 }
 
 // Runs of equal length, each with partial sums of its own; few where the sums are long.
