@@ -12,7 +12,7 @@ from torch import Tensor
 from hepgen import kernels
 from hepgen.errors import StepError, UsageError
 from hepgen.kernels import dispatch
-from hepgen.kernels.ecd import noise
+from hepgen.kernels.noise import noise
 
 CPP = "cpp" in dispatch.available("ecd_step")
 needs_cpp = pytest.mark.skipif(not CPP, reason="hepgen._core is not built")
@@ -196,7 +196,7 @@ class TestNoise:
     def test_short_quantile_is_right(self):
         from scipy import stats
 
-        from hepgen.kernels.ecd import _short_quantile
+        from hepgen.kernels.noise import _short_quantile
 
         words = np.concatenate([np.arange(64), np.linspace(0, 2**32 - 1, 10_001).astype(np.int64), 2**31 + np.arange(64)]).astype(np.uint32)
         p = ((words & 0x7FFFFFFF).astype(float) + 0.5) * 2.0**-32
