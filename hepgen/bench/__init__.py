@@ -28,7 +28,7 @@ KEYS = (
 )  # fmt: skip
 
 _SLOW = 2.0  # seconds: what takes longer is run twice and no more
-_SHORT = 0.01  # seconds: what takes less is run so often, one after the other, that it takes this
+_SHORT = 0.01  # seconds: what takes less is run so often, one after the other and after one run that does not count, that it takes this
 
 
 @dataclass
@@ -245,6 +245,8 @@ def _interleaved(
             if prepare is not None:
                 prepare()
             times = 1 if not taken[key] else max(1, int(_SHORT / taken[key][0]))
+            if times > 1:
+                function()  # what was timed before may have emptied the caches
             start = time.perf_counter()
             for _ in range(times):
                 function()
