@@ -59,8 +59,6 @@ class Case:
         Largest difference between answers, relative to the largest number of the first.
     unlike : dict
         Name -> callable of peers that do work of the same size with another answer: timed, not compared.
-    prepare : callable, optional
-        Called before ours and before every peer in each round, outside the time.
     """
 
     op: str
@@ -75,7 +73,6 @@ class Case:
     tolerance: float
     moved: float = 0.0
     unlike: dict[str, Callable[[], Any]] = field(default_factory=dict)
-    prepare: Callable[[], None] | None = None
 
 
 def run(
@@ -153,9 +150,9 @@ def _measure(case: Case, backends: Sequence[str] | None, threads: int, repeats: 
         raise BackendError(f"{case.op} has no backend {missing[0]!r} here: choose one of {', '.join(dispatch.available(case.op))}")
     alike = {("backend", name): _on_backend(name, case.ours) for name in names}
     alike |= {("peer", name): function for name, function in case.peers.items()}
-    _compare(case, {f"{kind} {name}": _prepared(case, function)() for (kind, name), function in alike.items()})
+    _compare(case, {f"{kind} {name}": function() for (kind, name), function in alike.items()})
     unlike = {("peer", name): function for name, function in case.unlike.items()}
-    taken = _interleaved(alike | unlike, case.prepare, repeats)
+    taken = _interleaved(alike | unlike, repeats)
     floor = _floor(case, threads)
     rows = []
     for name in names:
@@ -202,15 +199,6 @@ def _quantiles(seconds: list[float]) -> list[float]:
     return [float(q) for q in np.quantile(seconds, [0.1, 0.5, 0.9])]
 
 
-def _prepared(case: Case, function: Callable[[], Any]) -> Callable[[], Any]:
-    def run() -> Any:
-        if case.prepare is not None:
-            case.prepare()
-        return function()
-
-    return run
-
-
 def _on_backend(name: str, function: Callable[[], list[Any]]) -> Callable[[], list[Any]]:
     def on_backend() -> list[Any]:
         with dispatch.backend(name):
@@ -233,17 +221,13 @@ def _compare(case: Case, answers: dict[str, list[Any]]) -> None:
                 raise HepgenError(f"bench {case.label} {case.name}: {first} and {name} differ by {worst:.2g}, more than {case.tolerance:g}")
 
 
-def _interleaved(
-    runners: dict[tuple[str, str], Callable[[], Any]], prepare: Callable[[], None] | None, repeats: int
-) -> dict[tuple[str, str], list[float]]:
+def _interleaved(runners: dict[tuple[str, str], Callable[[], Any]], repeats: int) -> dict[tuple[str, str], list[float]]:
     """Time everything in turn, round after round, so that whatever else the machine does falls on all alike."""
     taken: dict[tuple[str, str], list[float]] = {key: [] for key in runners}
     for _ in range(repeats + 1):  # the first round says how often to run what is over in no time, and does not count
         for key, function in runners.items():
             if len(taken[key]) >= 2 and taken[key][0] > _SLOW:
                 continue
-            if prepare is not None:
-                prepare()
             times = 1 if not taken[key] else max(1, int(_SHORT / taken[key][0]))
             if times > 1:
                 function()  # what was timed before may have emptied the caches

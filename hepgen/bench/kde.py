@@ -18,7 +18,6 @@ from torch import Tensor
 from hepgen.bench import Case
 from hepgen.errors import UsageError
 from hepgen.kernels import dispatch, kde
-from hepgen.kernels.density import _REACH
 
 FEATURES, POINTS = 6, 1024
 STANDARD_SIZE = 25_600
@@ -31,6 +30,7 @@ _PEERS_OF = {"exact": ("scikit-learn", "scipy", "torch"), "binned": ("KDEpy",), 
 # exact: position, centre and exp(-y^2) of a sample, then a multiply-add for each of 8 powers; per point 64 cells, each a
 # polynomial of 8 terms and an exponential
 _EXACT_SAMPLE_FLOPS, _EXACT_POINT_FLOPS = 15 + 3 * 8, 64 * (2 * 8 + 13)
+_REACH = 6.5  # bandwidths beyond which float32 needs no kernel
 _BIN_FLOPS = 8  # position, its integer part, two shares
 
 

@@ -19,12 +19,6 @@ CPP = any(op == "kde" and name == "cpp" and ok for op, name, ok, _ in kernels.re
 needs_cpp = pytest.mark.skipif(not CPP, reason="hepgen._core is not built")
 
 
-@pytest.fixture(params=["reference", pytest.param("cpp", marks=needs_cpp)])
-def backend(request):
-    with kernels.backend(request.param):
-        yield request.param
-
-
 def draw(n, features, seed, dtype=torch.float64):
     return torch.randn(n, features, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 

@@ -405,9 +405,16 @@ class TestMemory:
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
             loss.backward()
 
-    def test_nothing_to_do(self, name):
+    def test_tensors_without_elements_change_nothing(self, name):
+        p, v, g = system(((50,), (30,)))
+        want = [[x.clone() for x in p], [x.clone() for x in v]]
+        empty = torch.empty(0, 3, dtype=p[0].dtype)
         with kernels.backend(name):
-            kernels.ecd_step([], [], [], loss=0.0, lr=0.1, eta=1.0)
+            kernels.ecd_step(*want, g, loss=0.4, lr=0.1, eta=3.0)
+            kernels.ecd_step([*p, empty], [*v, empty.clone()], [*g, empty.clone()], loss=0.4, lr=0.1, eta=3.0)
+            kernels.ecd_step([], [], [], loss=0.4, lr=0.1, eta=3.0)  # nor do no tensors at all
+        close(p, want[0], 0)
+        close(v, want[1], 0)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -20,28 +19,13 @@ from hepgen.kernels import MafWeights, dispatch, maf_forward, maf_inverse
 from hepgen.kernels.maf import maf_forward_reference, maf_inverse_reference
 from hepgen.networks import MAF
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 CORE = dispatch.core()
 ISAS = CORE.instruction_sets() if CORE is not None else []
 needs_cpp = pytest.mark.skipif(CORE is None, reason="hepgen._core is not built")
 needs_two_isas = pytest.mark.skipif(len(ISAS) < 2, reason="there is one instruction set")
 DIRECTIONS = {"forward": (maf_forward, maf_forward_reference), "inverse": (maf_inverse, maf_inverse_reference)}
 both_directions = pytest.mark.parametrize("direction", list(DIRECTIONS))
-
-
-@pytest.fixture(params=ISAS)
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    CORE.set_instruction_set(request.param)
-    yield request.param
-    CORE.set_instruction_set(os.environ.get("HEPGEN_ISA", "auto"))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small work goes faster so; TestThreads asks for more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def flow_weights(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -15,24 +13,9 @@ from hepgen.errors import BackendError, UsageError
 from hepgen.kernels import MafWeights, dispatch, maf_forward, maf_nll
 from hepgen.networks import MAF
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 CORE = dispatch.core()
-ISAS = CORE.instruction_sets() if CORE is not None else []
 needs_cpp = pytest.mark.skipif(CORE is None, reason="hepgen._core is not built")
-
-
-@pytest.fixture(params=ISAS)
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    CORE.set_instruction_set(request.param)
-    yield request.param
-    CORE.set_instruction_set(os.environ.get("HEPGEN_ISA", "auto"))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def flow_weights(features: int, context: int, hidden: tuple[int, ...], activation: str = "relu", dtype=torch.float64) -> MafWeights:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
@@ -20,26 +19,12 @@ from hepgen.errors import BackendError, UsageError
 from hepgen.kernels import MlpWeights, dispatch, mlp
 from hepgen.kernels.perceptron import mlp_reference
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 CORE = dispatch.core()
 ISAS = CORE.instruction_sets() if CORE is not None else []
 needs_cpp = pytest.mark.skipif(CORE is None, reason="hepgen._core is not built")
 needs_two_isas = pytest.mark.skipif(len(ISAS) < 2, reason="there is one instruction set")
 both_backends = pytest.mark.parametrize("name", ["reference", pytest.param("cpp", marks=needs_cpp)])
-
-
-@pytest.fixture(params=ISAS)
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    CORE.set_instruction_set(request.param)
-    yield request.param
-    CORE.set_instruction_set(os.environ.get("HEPGEN_ISA", "auto"))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def draw(n: int, columns: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
