@@ -13,13 +13,14 @@ from numpy.typing import ArrayLike
 from hepgen.errors import InputError, UsageError
 from hepgen.metrics.checks import Float, as_array, checked_matrix, checked_weights
 from hepgen.metrics.observables import parse
+from hepgen.variations import NOMINAL, pair, paired, uncertainty_of
+from hepgen.variations import SAMPLE_AXIS as SAMPLE_AXIS  # noqa: PLC0414 - callers take it from here
+from hepgen.variations import VARIATION_AXIS as VARIATION_AXIS  # noqa: PLC0414
 
 if TYPE_CHECKING:
     import hist
 
 SAMPLES = ("data", "simulation", "transformed")
-# hist keeps the word "sample" for itself; "dataset" is what coffea calls it
-SAMPLE_AXIS = "dataset"
 
 _OBJECTS = {
     "photon": r"\gamma",
@@ -140,67 +141,159 @@ def sample_axis(samples: Iterable[str] = SAMPLES) -> hist.axis.StrCategory:
     return hist.axis.StrCategory(list(samples), name=SAMPLE_AXIS, label="Sample", growth=True)
 
 
-def book(*axes: Any, samples: Iterable[str] | None = SAMPLES) -> hist.Hist[Any]:
-    """Return an empty histogram with Weight storage over `axes`, after a sample axis unless `samples` is None."""
+def variation_axis(uncertainties: Iterable[str] = ()) -> hist.axis.StrCategory:
+    """Return the axis that keeps variations apart: "nominal", both sides of each uncertainty named, and what fills add."""
     import hist
 
-    return hist.Hist(*([] if samples is None else [sample_axis(samples)]), *axes, storage=hist.storage.Weight())
+    if isinstance(uncertainties, str):
+        raise UsageError(f"the uncertainties are {uncertainties!r}, expected a list of names")
+    sides = [side for name in uncertainties for side in pair(name)]
+    return hist.axis.StrCategory([NOMINAL, *sides], name=VARIATION_AXIS, label="Variation", growth=True)
+
+
+def book(*axes: Any, samples: Iterable[str] | None = SAMPLES, variations: bool | Iterable[str] = False) -> hist.Hist[Any]:
+    """Return an empty histogram with Weight storage.
+
+    Parameters
+    ----------
+    axes : the quantities' axes, each with a name of its own
+    samples : categories of the sample axis, which comes first and grows; None for a histogram without one
+    variations : True, or the names of uncertainties, for a variation axis behind the sample axis: it has "nominal", "<name>Up" and
+        "<name>Down", and grows. Naming them books them as zeros; it need not be done
+
+    Raises
+    ------
+    UsageError
+        An axis with a name that is taken, or a name that is none of an uncertainty.
+    """
+    import hist
+
+    categories = [] if samples is None else [sample_axis(samples)]
+    if variations is not False:
+        categories.append(variation_axis(() if variations is True else variations))
+    for axis in axes:
+        # hist takes these words as arguments of its fill
+        if axis.name in {"sample", "weight", "threads", *(category.name for category in categories)}:
+            raise UsageError(f"an axis has the name {axis.name!r}, which is taken: name it otherwise")
+    return hist.Hist(*categories, *axes, storage=hist.storage.Weight())
 
 
 def fill(
-    histogram: hist.Hist[Any], columns: Mapping[str, Any], weights: ArrayLike | None = None, *, sample: str | None = None
+    histogram: hist.Hist[Any],
+    columns: Mapping[str, Any],
+    weights: ArrayLike | Mapping[str, ArrayLike | None] | None = None,
+    *,
+    sample: str | None = None,
+    variation: str | None = None,
 ) -> hist.Hist[Any]:
-    """Fill a histogram from flat or jagged columns with one weight an event, and return it.
+    """Fill a histogram from flat or jagged columns with one weight an event, or one an event and variation, and return it.
+
+    Everything is checked first: a fill that raises has filled nothing.
 
     Parameters
     ----------
     histogram : as `book` makes it
     columns : axis name -> (n,) numpy, or awkward column of n events, flat or jagged; None and lists that are missing are left out. Jagged
         columns of one fill must have the same lists; a flat column beside them is repeated along them
-    weights : (n,) event weights of either sign, repeated along jagged columns
+    weights : (n,) event weights of either sign, repeated along jagged columns, None for one each; or variation -> such weights, with
+        "nominal" and both sides of every uncertainty, which fills all of them. From coffea's Weights w:
+        ``{"nominal": w.weight(), **{name: w.weight(name) for name in w.variations}}``
     sample : category on the sample axis
+    variation : category on the variation axis that these columns are for, such as "scaleUp" where they are what that uncertainty makes of
+        them; "nominal" by default
 
     Raises
     ------
     UsageError
-        Columns that do not match the axes, or a sample for a histogram without a sample axis (or none for one with it).
+        Columns that do not match the axes; a sample for a histogram without a sample axis (or none for one with it); a variation for one
+        without a variation axis; variations without nominal or without the other side; both a mapping and a variation.
     InputError
         Weights that are not finite (one would spoil its bin for good) or not one an event; NaN values.
     """
-    import awkward as ak
-
-    named = [axis.name for axis in histogram.axes if axis.name != SAMPLE_AXIS]
+    named = [axis.name for axis in histogram.axes if axis.name not in (SAMPLE_AXIS, VARIATION_AXIS)]
     if sorted(named) != sorted(columns):
         raise UsageError(f"the histogram has axes {', '.join(named)}, but columns {', '.join(columns)} were given")
     if (sample is None) == any(axis.name == SAMPLE_AXIS for axis in histogram.axes):
         raise UsageError("give sample= for a histogram that has a sample axis, and only for one that has it")
-    arrays = {name: ak.Array(column) for name, column in columns.items()}
+    by_variation = _by_variation(histogram, weights, variation)
+    _check_categories(histogram, {SAMPLE_AXIS: [sample], VARIATION_AXIS: by_variation})
+    arrays = _checked_columns(columns)
+    n = len(next(iter(arrays.values())))
+    checked = {name: None if given is None else _event_weights(given, n, named[0], name) for name, given in by_variation.items()}
+    if not n:
+        return histogram
+    entries, flat = _flattened(arrays, n)
+    categories: dict[str, Any] = {} if sample is None else {SAMPLE_AXIS: sample}
+    for name, w in checked.items():
+        if name is not None:
+            categories[VARIATION_AXIS] = name
+        histogram.fill(weight=None if w is None else w[entries], **categories, **flat)
+    return histogram
+
+
+def _by_variation(histogram: hist.Hist[Any], weights: Any, variation: str | None) -> dict[str | None, Any]:
+    """Return the weights of each category to fill on the variation axis; None is the category of a histogram without one."""
+    mapping = isinstance(weights, Mapping)
+    if not any(axis.name == VARIATION_AXIS for axis in histogram.axes):
+        if mapping or variation is not None:
+            raise UsageError("the histogram has no variation axis: book it with variations=True, or fill one array of weights")
+        return {None: weights}
+    if not mapping:
+        variation = NOMINAL if variation is None else variation
+        uncertainty_of(variation)
+        return {variation: weights}
+    if variation is not None:
+        raise UsageError(f"give the weights by variation or variation={variation!r}, not both")
+    paired(weights)
+    return dict(weights)
+
+
+def _check_categories(histogram: hist.Hist[Any], categories: Mapping[str, Iterable[str | None]]) -> None:
+    for axis in histogram.axes:
+        if axis.name in categories and not axis.traits.growth:
+            lost = [name for name in categories[axis.name] if name not in axis]
+            if lost:
+                raise UsageError(f"the {axis.name} axis has no category {lost[0]!r} and does not grow: book it with growth=True")
+
+
+def _checked_columns(columns: Mapping[str, Any]) -> dict[str, Any]:
+    import awkward as ak
+
+    # a regular (n, k) column would be lined up with the events from its last axis, as numpy does it
+    arrays = {name: ak.from_regular(ak.Array(column), axis=None) for name, column in columns.items()}
     lengths = {name: len(array) for name, array in arrays.items()}
     if len(set(lengths.values())) > 1:
         raise InputError(f"the columns have different numbers of events: {lengths}")
-    n = next(iter(lengths.values()))
-    w = None if weights is None else _event_weights(weights, n, named[0])
     for name, array in arrays.items():
         bad = int(ak.sum(np.isnan(ak.drop_none(ak.flatten(array, axis=None)))))
         if bad:
             raise InputError(f"column {name} holds {bad} NaN: a histogram would lose them silently, remove them first")
-    if n:
-        category: dict[str, Any] = {} if sample is None else {SAMPLE_AXIS: sample}
-        try:
-            histogram.fill_flattened(weight=w, **category, **arrays)
-        except ValueError as error:
-            raise InputError(f"the columns {', '.join(arrays)} do not have the same lists ({error})") from None
-    return histogram
+    return arrays
 
 
-def _event_weights(weights: ArrayLike, n: int, name: str) -> Float:
-    array = as_array(weights, f"the weights of {name}")
+def _flattened(arrays: Mapping[str, Any], n: int) -> tuple[Any, dict[str, Any]]:
+    """Return the event of each entry, (entries,), and the flat columns, as hist's `fill_flattened` makes them of jagged ones.
+
+    That takes longer than a fill, so it is done once for all variations.
+    """
+    import awkward as ak
+    from hist.interop import broadcast_and_flatten
+
+    try:
+        entries, *flat = broadcast_and_flatten((ak.Array(np.arange(n)), *arrays.values()))
+    except ValueError as error:
+        raise InputError(f"the columns {', '.join(arrays)} do not have the same lists ({error})") from None
+    return entries, dict(zip(arrays, flat, strict=True))
+
+
+def _event_weights(weights: ArrayLike, n: int, name: str, variation: str | None) -> Float:
+    what = f"the weights of {name}" if variation in (None, NOMINAL) else f"the {variation} weights of {name}"
+    array = as_array(weights, what)
     if array.shape != (n,):
-        raise InputError(f"the weights of {name} have shape {array.shape}, expected ({n},): one weight an event")
+        raise InputError(f"{what} have shape {array.shape}, expected ({n},): one weight an event")
     bad = np.flatnonzero(~np.isfinite(array))
     if len(bad):
-        first = bad[:5].tolist()
-        raise InputError(f"the weights of {name} have {len(bad)} NaN or infinite entries (first at {first}): each would spoil its bin")
+        raise InputError(f"{what} have {len(bad)} NaN or infinite entries (first at {bad[:5].tolist()}): each would spoil its bin")
     return array
 
 

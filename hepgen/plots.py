@@ -18,6 +18,7 @@ import numpy as np
 from hepgen import histograms
 from hepgen.errors import InputError, MissingDependency, OutputError, UsageError
 from hepgen.metrics.checks import Float
+from hepgen.ratio_panels import draw_ratio, sample_colour
 
 if TYPE_CHECKING:
     import hist
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
 
     from hepgen.metrics import ClassifierAUC, CorrelationTable
 
-# colours that colour-blind readers tell apart (Petroff, arXiv:2107.02270)
-COLOURS = {"data": "black", "simulation": "#5790fc", "transformed": "#e42536"}
-SPARE_COLOURS = ("#f89c20", "#964a8b", "#7a21dd", "#9c9ca1")
 DPI = 80
 
 
@@ -89,94 +87,6 @@ def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), dpi=DPI)
 
 
-def _colour(sample: str, position: int) -> str:
-    return COLOURS.get(sample, SPARE_COLOURS[position % len(SPARE_COLOURS)])
-
-
-def _contents(histogram: hist.Hist[Any], sample: str) -> tuple[Float, Float]:
-    selected: Any = histogram[{histograms.SAMPLE_AXIS: sample}]
-    view = selected.view()
-    return np.asarray(view.value, dtype=np.float64), np.asarray(view.variance, dtype=np.float64)
-
-
-def _samples(histogram: hist.Hist[Any], reference: str) -> list[str]:
-    names = [axis.name for axis in histogram.axes]
-    if len(names) != 2 or names[0] != histograms.SAMPLE_AXIS:
-        raise UsageError(f"the histogram has axes {', '.join(names)}, expected {histograms.SAMPLE_AXIS} and one quantity")
-    found = list(histogram.axes[0])
-    if reference not in found:
-        raise UsageError(f"the histogram has no sample {reference!r}: it has {', '.join(found)}")
-    drawable = [sample for sample in found if _contents(histogram, sample)[0].sum() > 0]
-    if reference not in drawable:
-        raise InputError(f"the {reference} sample has no positive content within the axis of {names[1]}: there is no shape to draw")
-    return [sample for sample in drawable if sample != reference]
-
-
-def draw_ratio(top: Axes, bottom: Axes, histogram: hist.Hist[Any], *, reference: str = "data", legend: bool = True) -> None:
-    """Draw samples over a reference with a ratio panel below: shapes scaled to the reference's content, statistical errors of both sides.
-
-    Points with errors are the reference, steps the other samples; below, each step over the reference with a band of the sample's own
-    error, and the reference's error on the points at one. A sample with nothing within the axis has no
-    shape and is left out; a peak far above the reference leaves the frame.
-    """
-    import mplhep
-
-    others = _samples(histogram, reference)
-    axis = histogram.axes[1]
-    edges = histograms.edges(axis)
-    centres, widths = (edges[1:] + edges[:-1]) / 2, np.diff(edges)
-    values, variances = _contents(histogram, reference)
-    filled = values > 0
-    highest, distances = float(values.max()), [np.zeros(filled.sum())]
-    for position, sample in enumerate(others):
-        contents, squares = _contents(histogram, sample)
-        scale = values.sum() / contents.sum()
-        contents, errors = contents * scale, np.sqrt(squares) * scale
-        colour = _colour(sample, position)
-        highest = max(highest, float(contents.max()))
-        line: dict[str, Any] = {"color": colour, "linewidth": 2.2}
-        mplhep.histplot(contents, edges, ax=top, label=sample.capitalize(), yerr=False, edges=False, flow="none", **line)
-        ratio, error = (np.divide(part, values, out=np.full_like(part, np.nan), where=filled) for part in (contents, errors))
-        bottom.stairs(ratio, edges, baseline=None, **line)
-        bottom.fill_between(
-            np.repeat(edges, 2)[1:-1], np.repeat(ratio - error, 2), np.repeat(ratio + error, 2), color=colour, alpha=0.25, linewidth=0
-        )
-        distances.append(np.abs(ratio[filled] - 1))
-    points: dict[str, Any] = {"fmt": "o", "color": "black", "markersize": 4.5, "elinewidth": 1.3, "zorder": 5}
-    top.errorbar(centres, values, np.sqrt(variances), widths / 2, label=reference.capitalize(), **points)
-    relative = np.sqrt(variances[filled]) / values[filled]
-    bottom.errorbar(centres[filled], np.ones(filled.sum()), relative, **{**points, "markersize": 3})
-    # a narrow peak of another sample may leave the frame rather than flatten the reference
-    _dress(top, bottom, histogram, edges, min(highest, 1.7 * float(values.max())))
-    # wide enough for the bins that hold 95 % of the reference, whatever the thin tails do
-    worst = np.max(distances, axis=0)
-    order = np.argsort(worst)
-    share = np.cumsum(values[filled][order]) / values.sum()
-    spread = worst[order][np.searchsorted(share, 0.95)] if filled.any() else 0.0
-    reach = next((limit for limit in (0.095, 0.19, 0.48) if spread < 0.9 * limit), 0.98)
-    bottom.set_ylim(1 - reach, 1 + reach)
-    bottom.set_ylabel(f"Ratio to {reference}", loc="center", fontsize="small")
-    if legend:
-        top.legend(loc="upper right")
-
-
-def _dress(top: Axes, bottom: Axes, histogram: hist.Hist[Any], edges: Float, highest: float) -> None:
-    name = histogram.axes[1].name
-    unit = histograms.unit(name)
-    width = edges[1] - edges[0]
-    per = f"{width:.3g} {unit}".strip() if np.allclose(np.diff(edges), width) else "bin"
-    top.set_ylabel(f"Events / {per}")
-    top.set_ylim(0, 1.45 * highest)
-    top.ticklabel_format(axis="y", style="sci", scilimits=(-2, 4), useMathText=True)
-    for panel in (top, bottom):
-        panel.set_xlim(edges[0], edges[-1])
-        panel.tick_params(axis="x", which="both", pad=10)
-        panel.yaxis.set_label_coords(-0.145, 1 if panel is top else 0.5)
-    top.tick_params(labelbottom=False)
-    bottom.axhline(1, color="grey", linewidth=1, linestyle="--", zorder=0)
-    bottom.set_xlabel(histogram.axes[1].label or name)
-
-
 def _grid(figure: Figure, rows: int, columns: int) -> list[tuple[Axes, Axes]]:
     width, height = figure.get_size_inches()
     outer = figure.add_gridspec(
@@ -201,7 +111,8 @@ def marginals(histogram: Mapping[str, hist.Hist[Any]], *, reference: str = "data
 
     Parameters
     ----------
-    histogram : name -> hist.Hist with axes (dataset, name) and Weight storage, as `hepgen.histograms.from_matrices` makes them
+    histogram : name -> hist.Hist with axes (dataset, name) and Weight storage, as `hepgen.histograms.from_matrices` makes them; a variation
+        axis between them gives its hatched band
     reference : the sample drawn as points and divided by
     path : PNG file to write
     """
@@ -222,7 +133,10 @@ def marginals(histogram: Mapping[str, hist.Hist[Any]], *, reference: str = "data
 
 
 def spectrum(spectra: Sequence[hist.Hist[Any]], *, reference: str = "data", path: str | os.PathLike[str] | None = None) -> Figure:
-    """Draw ranges of a spectrum side by side, each with its ratio panel (m_yy of paper A, Fig. 3 left: 60-300 and 100-160 GeV)."""
+    """Draw ranges of a spectrum side by side, each with its ratio panel (m_yy of paper A, Fig. 3 left: 60-300 and 100-160 GeV).
+
+    Shapes are compared: every sample is scaled to the reference's content. `yields` draws the contents as they are.
+    """
     if not spectra:
         raise UsageError("no spectrum was given to draw")
     with style(22):
@@ -230,6 +144,26 @@ def spectrum(spectra: Sequence[hist.Hist[Any]], *, reference: str = "data", path
         for (top, bottom), one in zip(_grid(figure, 1, len(spectra)), spectra, strict=True):
             draw_ratio(top, bottom, one, reference=reference)
             _title(top)
+        return _finish(figure, path)
+
+
+def yields(
+    histogram: hist.Hist[Any], *, stack: Sequence[str] = (), reference: str = "data", path: str | os.PathLike[str] | None = None
+) -> Figure:
+    """Draw the contents of a histogram as they are, nothing scaled: points over a stack or lines, hatched uncertainties, a ratio panel.
+
+    Parameters
+    ----------
+    histogram : axes (dataset, quantity) or (dataset, variation, quantity), Weight storage
+    stack : samples to draw on top of each other, the first at the bottom; only their sum is in the ratio panel then. The others are lines
+    reference : the sample drawn as points and divided by
+    path : PNG file to write
+    """
+    with style(22):
+        figure = _figure(10.2, 9)
+        top, bottom = _grid(figure, 1, 1)[0]
+        draw_ratio(top, bottom, histogram, reference=reference, stack=stack, normalise=False)
+        _title(top)
         return _finish(figure, path)
 
 
@@ -274,7 +208,7 @@ def roc(curves: Mapping[str, ClassifierAUC], *, floor: ClassifierAUC | None = No
         axes.plot([0, 1], [0, 1], color="grey", linestyle=":", linewidth=1.5)
         for position, (sample, found) in enumerate(curves.items()):
             text = rf"{sample.capitalize()}: AUC = {found.auc:.4f} $\pm$ {found.error:.4f}"
-            axes.plot(found.fpr, found.tpr, color=_colour(sample, position), linewidth=2.6, label=text)
+            axes.plot(found.fpr, found.tpr, color=sample_colour(sample, position), linewidth=2.6, label=text)
         if floor is not None:
             text = rf"Shuffled data: AUC = {floor.auc:.4f} $\pm$ {floor.error:.4f}"
             axes.plot(floor.fpr, floor.tpr, color="black", linestyle="--", linewidth=2, label=text)

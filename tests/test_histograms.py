@@ -93,6 +93,168 @@ def test_fills_in_chunks_add_up_also_across_samples():
     assert histograms.fill(histograms.book(axis), {"x": np.array([])}, [], sample="data").sum().value == 0
 
 
+def looped(edges, events, w):
+    """Contents and squares with under- and overflow, (2, bins + 2), entry by entry in float64; an event is a number, a list or None."""
+    found = np.zeros((2, len(edges) + 1))
+    for event, weight in zip(events, w, strict=True):
+        for x in event if isinstance(event, list) else [event]:
+            if x is not None:
+                found[:, np.searchsorted(edges, x, side="right")] += weight, weight**2
+    return found
+
+
+def view(histogram, sample, variation):
+    """Contents and variances with flow bins, (2, bins + 2)."""
+    template = histogram[{"dataset": hist.loc(sample), "variation": hist.loc(variation)}].view(flow=True)
+    return np.stack([template.value, template.variance])
+
+
+NAMES = ("nominal", "reweighterUp", "reweighterDown", "sampleUp", "sampleDown")
+MASS = hist.axis.Regular(6, -2, 2, name="mass")
+
+
+def drawn(n, seed=0, *, exact=False):
+    """Jagged columns with None, missing and empty lists, and signed weights by variation; `exact` ones are multiples of 1/64."""
+    rng = np.random.default_rng(seed)
+    x = ak.Array([None if k == 4 else [None if v > 2.2 else v for v in rng.normal(size=k)] for k in rng.integers(0, 5, n)])
+    w = {name: rng.normal(1, 1, n) for name in NAMES}
+    return x, {name: np.round(64 * values) / 64 for name, values in w.items()} if exact else w
+
+
+def test_variation_axis_comes_behind_the_sample_axis():
+    assert histograms.VARIATION_AXIS == "variation"
+    booked = histograms.book(MASS, variations=["reweighter"])
+    assert [axis.name for axis in booked.axes] == ["dataset", "variation", "mass"]
+    assert list(booked.axes["variation"]) == ["nominal", "reweighterUp", "reweighterDown"]
+    assert booked.axes["variation"].traits.growth
+    assert booked.storage_type is hist.storage.Weight
+    assert list(histograms.book(MASS, samples=None, variations=True).axes[0]) == ["nominal"]
+    assert [axis.name for axis in histograms.book(MASS).axes] == ["dataset", "mass"]
+
+
+def test_weights_by_variation_fill_all_of_them_from_jagged_columns():
+    x, w = drawn(400)
+    booked = histograms.fill(histograms.book(MASS, samples=(), variations=True), {"mass": x}, w, sample="mc")
+    for name in NAMES:
+        np.testing.assert_allclose(view(booked, "mc", name), looped(MASS.edges, x.to_list(), w[name]), rtol=0, atol=1e-12)
+
+
+def test_weights_by_variation_fill_flat_columns_and_lists_together():
+    rng = np.random.default_rng(2)
+    n, lists, w = 300, rng.integers(0, 3, 300), {name: rng.normal(1, 1, 300) for name in ("nominal", "tUp", "tDown")}
+    flat, jagged = rng.uniform(-1, 4, n), [rng.normal(size=k).tolist() for k in lists]
+    axes = hist.axis.Regular(3, 0, 3, name="met"), MASS
+    columns = {"met": ak.mask(flat, flat < 3.5), "mass": ak.Array(jagged)}
+    booked = histograms.fill(histograms.book(*axes, samples=None, variations=True), columns, w)
+    x, y = np.repeat(flat, lists), np.concatenate(jagged)
+    kept = x < 3.5
+    for name, values in w.items():
+        expected = np.histogram2d(x[kept], y[kept], [axis.edges for axis in axes], weights=np.repeat(values, lists)[kept])[0]
+        np.testing.assert_allclose(booked[hist.loc(name), ...].values(), expected, rtol=0, atol=1e-12)
+
+
+def test_regular_columns_take_their_own_events_weight():
+    # numpy lines (2,) weights up with the last axis of a (2, 2) column
+    booked = histograms.book(hist.axis.Integer(0, 4, name="x"), samples=None)
+    histograms.fill(booked, {"x": np.array([[0, 1], [2, 3]])}, [1.0, 5.0])
+    assert booked.values().tolist() == [1, 1, 5, 5]
+
+
+def test_other_columns_fill_one_variation_and_nominal_is_the_default():
+    x, w = drawn(200)
+    booked = histograms.book(MASS, samples=(), variations=["scale"])
+    histograms.fill(booked, {"mass": x}, w["nominal"], sample="mc")
+    for side, factor in (("scaleUp", 1.25), ("scaleDown", 0.75), ("weightUp", 1)):
+        histograms.fill(booked, {"mass": factor * x}, w["nominal"], sample="mc", variation=side)
+    expected = {"nominal": 1, "scaleUp": 1.25, "scaleDown": 0.75, "weightUp": 1}
+    assert list(booked.axes["variation"]) == ["nominal", "scaleUp", "scaleDown", "weightUp"]
+    for name, factor in expected.items():
+        reference = looped(MASS.edges, (factor * x).to_list(), w["nominal"])
+        np.testing.assert_allclose(view(booked, "mc", name), reference, rtol=0, atol=1e-12)
+
+
+def in_chunks(x, w, size):
+    """Sum of histograms of one chunk each, that meet samples and variations in an order of their own."""
+    rng = np.random.default_rng(size)
+    total = histograms.book(MASS, samples=(), variations=True)
+    for start in range(0, len(x), size):
+        part = slice(start, start + size)
+        booked = histograms.book(MASS, samples=(), variations=True)
+        for sample in rng.permutation(list(w)):
+            histograms.fill(booked, {"mass": x[part]}, {name: w[sample][name][part] for name in rng.permutation(NAMES)}, sample=sample)
+        total = total + booked
+    return total
+
+
+def test_chunks_of_any_size_add_up_to_one_pass():
+    n = 1010
+    x, exact = drawn(n, exact=True)
+    w = {"exact": exact, "rounded": drawn(n)[1]}
+    whole = in_chunks(x, w, n)
+    for size in (1, 7, 1000):
+        parts = in_chunks(x, w, size)
+        assert set(parts.axes["variation"]) == set(NAMES)
+        for name in NAMES:
+            # bit for bit where every sum has its place in 53 bits; else sums in another order differ by (terms) eps sum|term| at most
+            np.testing.assert_array_equal(view(parts, "exact", name), looped(MASS.edges, x.to_list(), exact[name]))
+            bound = np.finfo(float).eps * n * looped(MASS.edges, x.to_list(), np.abs(w["rounded"][name]))
+            assert np.all(np.abs(view(parts, "rounded", name) - view(whole, "rounded", name)) <= bound)
+
+
+def test_no_events_fill_nothing_and_still_add_up():
+    empty = histograms.book(MASS, samples=(), variations=True)
+    for x in (np.array([]), ak.Array([[]])[:0], ak.Array([[], [], None])):
+        histograms.fill(empty, {"mass": x}, {name: np.ones(len(x)) for name in NAMES}, sample="mc")
+    assert empty.sum(flow=True).value == 0
+    x, w = drawn(50)
+    booked = histograms.fill(histograms.book(MASS, samples=(), variations=True), {"mass": x}, w, sample="mc")
+    np.testing.assert_array_equal(view(empty + booked, "mc", "sampleUp"), view(booked, "mc", "sampleUp"))
+
+
+@pytest.mark.parametrize(
+    ("weights", "variation", "error", "message"),
+    [
+        ({"xUp": [1.0], "xDown": [1.0]}, None, UsageError, "the variations xUp, xDown lack nominal: give it too"),
+        ({"nominal": [1.0], "xUp": [1.0]}, None, UsageError, "there is xUp but not xDown: give both sides of every uncertainty"),
+        ({"nominal": [1.0], "x": [1.0]}, None, UsageError, "'x' is no variation: it is nominal, or an uncertainty's name with Up or Down"),
+        ({"nominal": [1.0], "Up": [1.0]}, None, UsageError, "'Up' is no variation"),
+        ({"nominal": [1.0]}, "xUp", UsageError, "give the weights by variation or variation='xUp', not both"),
+        ([1.0], "up", UsageError, "'up' is no variation"),
+        (
+            {"nominal": [1.0], "xUp": [1.0, 2.0], "xDown": [1.0]},
+            None,
+            InputError,
+            r"xUp weights of mass have shape \(2,\), expected \(1,\)",
+        ),
+        ({"nominal": [1.0], "xUp": [1.0], "xDown": [np.inf]}, None, InputError, "the xDown weights of mass have 1 NaN or infinite entries"),
+        ({"nominal": [np.nan], "xUp": [1.0], "xDown": [1.0]}, None, InputError, "the weights of mass have 1 NaN or infinite entries"),
+    ],
+)
+def test_unusable_variations_are_named_and_fill_nothing(weights, variation, error, message):
+    booked = histograms.book(MASS, samples=None, variations=True)
+    with pytest.raises(error, match=message):
+        histograms.fill(booked, {"mass": [0.5]}, weights, variation=variation)
+    assert booked.sum(flow=True).value == 0
+    assert list(booked.axes["variation"]) == ["nominal"]
+
+
+def test_variations_need_their_axis_and_names_that_are_free():
+    plain = histograms.book(MASS, samples=None)
+    for given in ({"weights": {"nominal": [1.0]}}, {"variation": "nominal"}):
+        with pytest.raises(UsageError, match="has no variation axis: book it with variations=True"):
+            histograms.fill(plain, {"mass": [0.5]}, **given)
+    with pytest.raises(UsageError, match="'reweighterUp' is no name of an uncertainty: give a word without the Up or Down"):
+        histograms.book(MASS, variations=["reweighterUp"])
+    with pytest.raises(UsageError, match="the uncertainties are 'reweighter', expected a list of names"):
+        histograms.book(MASS, variations="reweighter")
+    for name in ("variation", "weight"):
+        with pytest.raises(UsageError, match=f"an axis has the name '{name}', which is taken"):
+            histograms.book(hist.axis.Regular(2, 0, 1, name=name), variations=True)
+    fixed = hist.Hist(hist.axis.StrCategory(["nominal"], name="variation"), MASS, storage=hist.storage.Weight())
+    with pytest.raises(UsageError, match="the variation axis has no category 'xUp' and does not grow"):
+        histograms.fill(fixed, {"mass": [0.5]}, variation="xUp")
+
+
 def test_matrices_become_one_histogram_a_column():
     rng = np.random.default_rng(1)
     data, sim = rng.normal(size=(500, 2)), rng.normal(size=(400, 2))

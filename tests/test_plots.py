@@ -40,6 +40,98 @@ def test_ratio_panel_holds_shapes_over_data_with_errors(booked, tmp_path):
     assert (tmp_path / "m.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.fixture
+def varied():
+    """Data 4, 16, 0 and qcd, ttbar, with a reweighter that moves both, and a signal."""
+    found = histograms.book(hist.axis.Regular(3, 0, 6, name="m_yy"), samples=(), variations=True)
+    contents = {
+        ("data", "nominal"): (4, 16, 0),
+        ("qcd", "nominal"): (2, 4, 1),
+        ("qcd", "wUp"): (3, 4, 1),
+        ("qcd", "wDown"): (1, 4, 1),
+        ("ttbar", "nominal"): (7, 5, 0),
+        ("ttbar", "wUp"): (10, 5, 0),
+        ("ttbar", "wDown"): (4, 1, 0),
+        ("signal", "nominal"): (0, 30, 0),
+    }
+    for (sample, variation), numbers in contents.items():
+        histograms.fill(found, {"m_yy": np.repeat([1.0, 3, 5], numbers)}, sample=sample, variation=variation)
+    return found
+
+
+def bounds(collection):
+    """Lower and upper end of a band in each of the three bins, (3, 2); NaN where it is not drawn."""
+    found = np.full((3, 2), np.nan)
+    corners = {(x, round(y, 12)) for path in collection.get_paths() for x, y in path.vertices}
+    for k in range(3):
+        ends = {y for x, y in corners if x == 2 * k} & {y for x, y in corners if x == 2 * k + 2}
+        found[k] = (min(ends), max(ends)) if ends else found[k]
+    return found
+
+
+def hatched(axes):
+    return [bounds(one) for one in axes.collections if one.get_hatch()]
+
+
+def test_yields_stack_samples_as_they_are_with_the_band_of_their_sum(varied, tmp_path):
+    figure = plots.yields(varied, stack=["qcd", "ttbar"], path=tmp_path / "y.png")
+    top, bottom = figure.axes
+    layers = {patch.get_label(): patch.get_data() for patch in top.patches}
+    np.testing.assert_array_equal(layers["qcd"].values, [2, 4, 1])
+    np.testing.assert_array_equal([layers["ttbar"].baseline, layers["ttbar"].values], [[2, 4, 1], [9, 9, 1]])
+    np.testing.assert_array_equal(layers["signal"].values, [0, 30, 0])
+    # the reweighter moves both samples: +1 +3, -1 -3 in the first bin, 0 0, 0 -4 in the second; with sqrt(9), sqrt(9), sqrt(1)
+    ends = np.array([[9 - 5, 9 + 5], [9 - 5, 9 + 3], [1 - 1, 1 + 1]])
+    (band,) = hatched(top)
+    np.testing.assert_allclose(band, ends)
+    assert top.get_ylim()[1] > 30
+    # below, the stack over data, not the signal; nothing where data has nothing
+    assert [patch.get_data().values.tolist()[:2] for patch in bottom.patches] == [[9 / 4, 9 / 16]]
+    assert np.isnan(bottom.patches[0].get_data().values[2])
+    statistical = next(one for one in bottom.collections if not one.get_hatch())
+    data = np.array([[4], [16], [np.nan]])
+    np.testing.assert_allclose(bounds(statistical), np.array([[6, 12], [6, 12], [0, 2]]) / data)
+    np.testing.assert_allclose(hatched(bottom)[0], ends / data)
+    points = bottom.containers[0].lines[2][0].get_segments()
+    np.testing.assert_allclose([segment[:, 1] for segment in points], [[0.5, 1.5], [0.75, 1.25]])
+    assert [text.get_text() for text in top.get_legend().get_texts()] == ["ttbar", "qcd", "signal", "Data", "Uncertainty"]
+    assert (tmp_path / "y.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_lines_have_bands_of_their_own_and_shapes_are_scaled_with_them(varied):
+    for draw, scales in (
+        (plots.yields, {"qcd": 1, "ttbar": 1, "signal": 1}),
+        (plots.spectrum, {"qcd": 20 / 7, "ttbar": 20 / 12, "signal": 20 / 30}),
+    ):
+        top, bottom = draw(varied if draw is plots.yields else [varied]).axes
+        for position, (sample, contents) in enumerate({"qcd": [2, 4, 1], "ttbar": [7, 5, 0], "signal": [0, 30, 0]}.items()):
+            assert top.patches[position].get_label() == sample
+            np.testing.assert_allclose(top.patches[position].get_data().values, scales[sample] * np.array(contents))
+            ratio = bottom.patches[position].get_data().values
+            np.testing.assert_allclose(ratio[:2], scales[sample] * np.array(contents[:2]) / [4, 16])
+            assert np.isnan(ratio[2])
+        # the signal has no variations and no hatch
+        qcd, ttbar = hatched(top)
+        np.testing.assert_allclose(qcd, scales["qcd"] * np.array([[2 - np.sqrt(3), 2 + np.sqrt(3)], [2, 6], [0, 2]]))
+        np.testing.assert_allclose(ttbar, scales["ttbar"] * np.array([[7 - 4, 7 + 4], [5 - np.sqrt(21), 5 + np.sqrt(5)], [0, 0]]))
+
+
+def test_variation_axis_without_variations_changes_no_picture(booked):
+    axes = booked.axes[1]
+    same = histograms.book(axes, variations=["unused"])
+    same[:, "nominal", :] = booked.view(flow=True)
+    assert plots.png(plots.spectrum([same])) == plots.png(plots.spectrum([booked]))
+
+
+def test_bins_without_a_reference_have_no_ratio():
+    # what is left of cancelling weights would make a ratio of 1e16, a negative content a mirrored one
+    found = histograms.book(hist.axis.Regular(4, 0, 4, name="x"), samples=("data", "mc"))
+    histograms.fill(found, {"x": [0.5, 1.5, 1.5, 1.5, 2.5]}, [2.0, 0.1, 0.2, -0.3, -1.0], sample="data")
+    histograms.fill(found, {"x": [0.5, 1.5, 2.5, 3.5]}, sample="mc")
+    assert 0 < found["data", :].values()[1] < 1e-15
+    np.testing.assert_array_equal(plots.yields(found).axes[1].patches[0].get_data().values, [0.5, np.nan, np.nan, np.nan])
+
+
 def test_sample_without_content_is_left_out():
     found = histograms.fill(histograms.book(hist.axis.Regular(2, 0, 2, name="x")), {"x": np.array([0.5, 1.5])}, sample="data")
     histograms.fill(found, {"x": np.array([9.0])}, sample="transformed")
@@ -100,6 +192,12 @@ def test_unusable_input_is_named(booked, tmp_path):
         plots.spectrum([hist.Hist(hist.axis.Regular(2, 0, 1, name="x"))])
     with pytest.raises(InputError, match="the data sample has no positive content within the axis of x"):
         plots.spectrum([histograms.book(hist.axis.Regular(2, 0, 1, name="x"))])
+    with pytest.raises(UsageError, match="no sample 'qcd': it has data, simulation, transformed"):
+        plots.yields(booked, stack=["qcd"])
+    with pytest.raises(UsageError, match="data is drawn as points and cannot be in the stack"):
+        plots.yields(booked, stack=["data"])
+    with pytest.raises(UsageError, match="has axes dataset, x, y, expected dataset and one quantity, variation between"):
+        plots.yields(histograms.book(*(hist.axis.Regular(2, 0, 1, name=name) for name in "xy")))
     for draw in (plots.marginals, plots.spectrum, plots.correlations, plots.roc):
         with pytest.raises(UsageError, match="was given to draw"):
             draw({})

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from hepgen.errors import InputError, OutputError
 from hepgen.events.sources import open_root, reading
 from hepgen.events.writing import beside, check_output, writing
+from hepgen.variations import SAMPLE_AXIS, VARIATION_AXIS, filled, split
 
 
 def write_histograms(path: str | Path, histograms: Mapping[str, Any], *, overwrite: bool = False) -> list[Path]:
@@ -23,12 +24,17 @@ def write_histograms(path: str | Path, histograms: Mapping[str, Any], *, overwri
 
     Values, variances and flow bins are exact. Both files appear under their names only when they are whole.
 
+    A histogram whose first axes are "dataset" and "variation", with one to three more, is split into "name/sample/variation", such as
+    SR/bkg/nominal and SR/bkg/reweighterUp: what cabinetry ({RegionPath}/{SamplePath}/{VariationPath}) and combine
+    ($CHANNEL/$PROCESS/$SYSTEMATIC) ask for. A sample goes with nominal and the variations that it has (`hepgen.variations.templates`).
+
     Parameters
     ----------
     path : str or Path
         A .root file.
     histograms : mapping of str to hist.Hist
-        "folder/name" to a histogram of one to three axes, with Weight, Double or Int64 storage (Int64 is written as TH1D).
+        "folder/name" to a histogram of one to three axes, beside dataset and variation, with Weight, Double or Int64 storage (Int64 is
+        written as TH1D).
     overwrite : bool
         Replace existing files.
 
@@ -40,7 +46,10 @@ def write_histograms(path: str | Path, histograms: Mapping[str, Any], *, overwri
     Raises
     ------
     OutputError
-        Where a file exists or cannot be written, or a histogram has more axes or another storage than ROOT holds.
+        Where a file exists or cannot be written, a histogram has more axes or another storage than ROOT holds, or a sample or variation
+        cannot be the name of a folder.
+    UsageError
+        A variation axis with a name that is no variation, or that lacks its other side.
     """
     import uproot
 
@@ -48,7 +57,13 @@ def write_histograms(path: str | Path, histograms: Mapping[str, Any], *, overwri
     if target.suffix == ".json":
         raise OutputError(f"{target}: histograms go to a .root file, with a .json beside it: name the .root file")
     targets = [check_output(target, overwrite), check_output(target.with_suffix(".json"), overwrite)]
-    checked = {name: _to_root(name, histogram) for name, histogram in histograms.items()}
+    parts = {name: _parts(name, histogram) for name, histogram in histograms.items()}
+    checked: dict[str, Any] = {}
+    for key, one in [(_key(name, part), one) for name, found in parts.items() for part, one in found.items()]:
+        if key in checked:
+            raise OutputError(f"two histograms would be written as '{key}': name one of them otherwise")
+        checked[key] = _to_root(key, one)
+    forms = {name: _form(histogram, parts[name]) for name, histogram in histograms.items()}
     temporary = [beside(item) for item in targets]
     with ExitStack() as undo, writing(target):
         for item in temporary:
@@ -56,7 +71,7 @@ def write_histograms(path: str | Path, histograms: Mapping[str, Any], *, overwri
         with uproot.recreate(temporary[0]) as file:
             for name, histogram in checked.items():
                 file[name] = histogram
-        temporary[1].write_text(json.dumps({name: _axes(histogram) for name, histogram in histograms.items()}, indent=1))
+        temporary[1].write_text(json.dumps(forms, indent=1))
         for item, final in zip(reversed(temporary), reversed(targets), strict=True):
             os.replace(item, final)
     return targets
@@ -68,7 +83,8 @@ def read_histograms(path: str | Path) -> dict[str, Any]:
     Returns
     -------
     dict of str to hist.Hist
-        "folder/name" to a histogram with Weight storage where the file holds variances of weighted fills, else Double.
+        "folder/name" to a histogram with Weight storage where the file holds variances of weighted fills, else Double. What was split when
+        it was written is the one histogram again; without the JSON it comes as the parts that ROOT knows.
 
     Raises
     ------
@@ -83,10 +99,33 @@ def read_histograms(path: str | Path) -> dict[str, Any]:
                 with reading(str(path)):
                     found[name] = file[name]
         try:
-            axes = json.loads(beside_it.read_text()) if beside_it.is_file() else {}
+            forms = json.loads(beside_it.read_text()) if beside_it.is_file() else {}
         except (ValueError, OSError) as error:
             raise InputError(f"{beside_it} cannot be read as the axes of {path}: move it away to read the histograms without it") from error
-        return {name: _restore(name, stored, axes.get(name), beside_it) for name, stored in found.items()}
+        whole = {name: form.get("parts", [""]) for name, form in forms.items() if "parts" in form or name in found}
+        used = {_key(name, part) for name, parts in whole.items() for part in parts}
+        plain = {name: stored.to_hist() for name, stored in found.items() if name not in used}
+        return plain | {name: _restore(name, found, forms[name], beside_it) for name in whole}
+
+
+def _parts(name: str, histogram: Any) -> dict[str, Any]:
+    """What is written of a histogram: itself under no name of its own, or its templates as "sample/variation"."""
+    import hist
+
+    names = [axis.name for axis in histogram.axes]
+    if names[:2] != [SAMPLE_AXIS, VARIATION_AXIS] or len(names) < 3:
+        return {"": histogram}
+    for position, axis in enumerate(histogram.axes[:2]):
+        bad = [category for category in axis if not category or set(category) & set("/;")]
+        if bad:
+            raise OutputError(f"the {axis.name} {bad[0]!r} of '{name}' cannot be the name of a folder: rename it without / and ;")
+        if axis.traits.overflow and filled(histogram[{position: hist.overflow}]):
+            raise OutputError(f"the {axis.name} axis of '{name}' has entries outside its categories: book it with growth=True")
+    return split(histogram)
+
+
+def _key(name: str, part: str) -> str:
+    return f"{name}/{part}" if part else name
 
 
 def _to_root(name: str, histogram: Any) -> Any:
@@ -159,38 +198,55 @@ def _root_axis(name: str, axis: Any) -> Any:
     )
 
 
-def _axes(histogram: Any) -> Any:
-    """The histogram in uhi's form without its contents: axes and kind of storage."""
+def _form(histogram: Any, parts: Mapping[str, Any]) -> Any:
+    """The histogram in uhi's form without its contents: axes and kind of storage; and its parts, where it was split."""
     from uhi.io.json import default
 
     form = json.loads(json.dumps(histogram, default=default))
     form["storage"] = {"type": form["storage"]["type"]}
-    return form
+    return form if "" in parts else {**form, "parts": list(parts)}
 
 
-def _restore(name: str, stored: Any, form: Any, source: Path) -> Any:
+def _restore(name: str, found: Mapping[str, Any], form: Any, source: Path) -> Any:
+    """The histogram that was written as `name`, put together from what the file has."""
+    import hist
+
+    parts = form.get("parts", [""])
+    missing = [_key(name, part) for part in parts if _key(name, part) not in found]
+    if missing:
+        raise InputError(f"{source} names '{missing[0]}', which the ROOT file does not hold: move it away to read without it")
+    weighted = form.get("storage", {}).get("type") == "weighted"
+    try:
+        axes = _axes(form)
+        places = [tuple(axis.index(category) for axis, category in zip(axes, part.split("/"), strict=False) if part) for part in parts]
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{source} does not describe '{name}': move it away to read the histograms without it") from error
+    result = hist.Hist(*axes, storage=hist.storage.Weight() if weighted else hist.storage.Double())
+    view: Any = result.view(flow=True)
+    for part, place in zip(parts, places, strict=True):
+        stored = found[_key(name, part)]
+        inner = axes[len(place) :]
+        if not _same_bins(inner, stored):
+            raise InputError(f"{source} describes other bins of '{name}' than the ROOT file holds: move it away to read without it")
+        inside = tuple(slice(0 if a.traits.underflow else 1, a.size + (2 if a.traits.overflow else 1)) for a in inner)
+        if weighted:
+            view["value"][place], view["variance"][place] = stored.values(flow=True)[inside], stored.variances(flow=True)[inside]
+        else:
+            view[place] = stored.values(flow=True)[inside]
+    return result
+
+
+def _axes(form: Any) -> Any:
     import hist
     from uhi.io.json import object_hook
 
-    plain = stored.to_hist()
-    if form is None:
-        return plain
-    weighted = form.get("storage", {}).get("type") == "weighted"
-    shape = [int(n) - 2 for n in stored.values(flow=True).shape]
-    try:
-        axes = hist.Hist(json.loads(json.dumps({**form, "storage": _empty(form["axes"])}), object_hook=object_hook)).axes
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{source} does not describe '{name}': move it away to read the histograms without it") from error
-    if [axis.size for axis in axes] != shape or not all(map(_same_edges, axes, plain.axes)):
-        raise InputError(f"{source} describes other bins of '{name}' than the ROOT file holds: move it away to read without it")
-    result = hist.Hist(*axes, storage=hist.storage.Weight() if weighted else hist.storage.Double())
-    inside = tuple(slice(0 if a.traits.underflow else 1, a.size + (2 if a.traits.overflow else 1)) for a in axes)
-    view: Any = result.view(flow=True)
-    if weighted:
-        view["value"], view["variance"] = stored.values(flow=True)[inside], stored.variances(flow=True)[inside]
-    else:
-        view[...] = stored.values(flow=True)[inside]
-    return result
+    bare = {key: value for key, value in form.items() if key != "parts"}
+    return hist.Hist(json.loads(json.dumps({**bare, "storage": _empty(form["axes"])}), object_hook=object_hook)).axes
+
+
+def _same_bins(axes: Any, stored: Any) -> bool:
+    shape = [axis.size + 2 for axis in axes]
+    return shape == list(stored.values(flow=True).shape) and all(map(_same_edges, axes, stored.to_hist().axes))
 
 
 def _same_edges(one: Any, other: Any) -> bool:
