@@ -1,4 +1,4 @@
-"""The variation axis of a histogram, nominal and every uncertainty up and down: its names, its templates, its band.
+"""The variation axis of a histogram, nominal and every uncertainty up and down: its names, its templates, its band, scaling and mirroring.
 
 A *variation* is a category on the axis: "nominal", or the name of an *uncertainty* with "Up" or "Down" behind it, as coffea's Weights and
 combine spell it.
@@ -6,7 +6,7 @@ combine spell it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
 SAMPLE_AXIS = "dataset"
 VARIATION_AXIS = "variation"
 NOMINAL = "nominal"
-_SIDES = ("Up", "Down")
+SIDES = ("Up", "Down")
 
 
 def pair(uncertainty: str) -> tuple[str, str]:
     """Return the two variations of an uncertainty, ("reweighterUp", "reweighterDown") for "reweighter"."""
-    if not isinstance(uncertainty, str) or not uncertainty or uncertainty.endswith(_SIDES):
+    if not isinstance(uncertainty, str) or not uncertainty or uncertainty.endswith(SIDES):
         raise UsageError(f"{uncertainty!r} is no name of an uncertainty: give a word without the Up or Down that is put behind it")
-    return uncertainty + _SIDES[0], uncertainty + _SIDES[1]
+    return uncertainty + SIDES[0], uncertainty + SIDES[1]
 
 
 def uncertainty_of(variation: str) -> str | None:
     """Return the uncertainty that a variation belongs to, None for "nominal"; UsageError for a name that is neither."""
     if variation == NOMINAL:
         return None
-    name = next((variation.removesuffix(side) for side in _SIDES if str(variation).endswith(side)), "")
+    name = next((variation.removesuffix(side) for side in SIDES if str(variation).endswith(side)), "")
     if not name:
         raise UsageError(f"{variation!r} is no variation: it is {NOMINAL}, or an uncertainty's name with Up or Down behind it")
     return name
@@ -167,10 +167,7 @@ def band(histogram: hist.Hist[Any], sample: str | Iterable[str] | None = None) -
     UsageError
         Another storage than Weight, or what `templates` refuses.
     """
-    import hist
-
-    if histogram.storage_type is not hist.storage.Weight:
-        raise UsageError(f"the histogram has {histogram.storage_type.__name__} storage, which keeps no variances: use Weight storage")
+    _weighted(histogram)
     samples = [sample] if sample is None or isinstance(sample, str) else list(sample)
     if not samples:
         raise UsageError("no sample was named to make a band of")
@@ -183,6 +180,71 @@ def band(histogram: hist.Hist[Any], sample: str | Iterable[str] | None = None) -
         down += np.maximum(np.maximum(-u, -d), 0) ** 2
     variances = np.sum([one[NOMINAL].view().variance for one in found], axis=0)
     return Band(nominal, np.sqrt(variances), np.sqrt(up), np.sqrt(down))
+
+
+def scaled(histogram: hist.Hist[Any], factors: Mapping[str, float]) -> hist.Hist[Any]:
+    """Return the histogram with samples multiplied by factors, in every variation: contents by f and variances by f^2.
+
+    Raises
+    ------
+    UsageError
+        A sample that the histogram does not have, or another storage than Weight.
+    """
+    found = _weighted(histogram).copy()
+    names = list(found.axes[SAMPLE_AXIS])
+    for sample, factor in factors.items():
+        if sample not in names:
+            raise UsageError(f"the histogram has no sample {sample!r}: it has {', '.join(names) or 'none yet'}")
+        view: Any = np.moveaxis(found.view(flow=True), _axis(found, SAMPLE_AXIS), 0)[names.index(sample)]
+        view["value"] *= factor
+        view["variance"] *= factor**2
+    return found
+
+
+def mirrored(histogram: hist.Hist[Any], uncertainty: str) -> hist.Hist[Any]:
+    """Return the histogram with the other side of an uncertainty that has one: 2 n - u in every bin, with the variances of u.
+
+    Samples that do not have the uncertainty (all zeros) do not get its other side either.
+
+    Raises
+    ------
+    UsageError
+        The histogram has no side of the uncertainty, or both; or another storage than Weight.
+    """
+    import hist
+
+    place = _axis(_weighted(histogram), VARIATION_AXIS)
+    names = list(histogram.axes[place])
+    there = [side for side in pair(uncertainty) if side in names]
+    if len(there) != 1 or NOMINAL not in names:
+        raise UsageError(f"an uncertainty is mirrored from one side: of {uncertainty} there is {' and '.join(there) or 'none'}")
+    missing = next(side for side in pair(uncertainty) if side not in names)
+    axes = list(histogram.axes)
+    axes[place] = hist.axis.StrCategory([*names, missing], name=VARIATION_AXIS, label=axes[place].label, growth=True)
+    found: hist.Hist[Any] = hist.Hist(*axes, storage=hist.storage.Weight())
+    old, new = (np.moveaxis(one.view(flow=True), place, 0) for one in (histogram, found))
+    new[: len(names)] = old[: len(names)]
+    nominal, side, other = old[names.index(NOMINAL)], old[names.index(there[0])], new[len(names)]
+    for sample in range(len(histogram.axes[0])) if histogram.axes[0].name == SAMPLE_AXIS else [...]:
+        if any(np.any(side[field][sample]) for field in ("value", "variance")):
+            other["value"][sample] = 2 * nominal["value"][sample] - side["value"][sample]
+            other["variance"][sample] = side["variance"][sample]
+    return found
+
+
+def _weighted(histogram: hist.Hist[Any]) -> hist.Hist[Any]:
+    import hist
+
+    if histogram.storage_type is not hist.storage.Weight:
+        raise UsageError(f"the histogram has {histogram.storage_type.__name__} storage, which keeps no variances: use Weight storage")
+    return histogram
+
+
+def _axis(histogram: hist.Hist[Any], name: str) -> int:
+    names = [axis.name for axis in histogram.axes]
+    if name not in names:
+        raise UsageError(f"the histogram has axes {', '.join(names)} and none that is called {name}")
+    return names.index(name)
 
 
 def filled(histogram: Any) -> bool:

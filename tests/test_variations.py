@@ -8,6 +8,7 @@ import pytest
 
 from hepgen import histograms, variations
 from hepgen.errors import UsageError
+from hepgen.histograms import book, fill
 
 
 @pytest.fixture
@@ -126,3 +127,42 @@ def test_unusable_histograms_are_named(booked):
     one_sided = histograms.fill(booked, {"x": [0.5]}, sample="qcd", variation="isrUp")
     with pytest.raises(UsageError, match="there is isrUp but not isrDown"):
         variations.uncertainties(one_sided)
+
+
+def test_samples_are_scaled_in_every_variation() -> None:
+    histogram = book(hist.axis.Regular(3, 0, 3, name="x"), variations=["flow"])
+    for sample, weight in (("simulation", 2.0), ("data", 1.0)):
+        fill(histogram, {"x": [0.5, 1.5, 1.5, 7.0]}, dict.fromkeys(("nominal", "flowUp", "flowDown"), np.full(4, weight)), sample=sample)
+    found = variations.scaled(histogram, {"simulation": 0.25})
+    for side in ("nominal", "flowUp", "flowDown"):
+        before, after = (one["simulation", hist.loc(side), :].view(flow=True) for one in (histogram, found))
+        assert np.array_equal(after["value"], 0.25 * before["value"])
+        assert np.array_equal(after["variance"], 0.0625 * before["variance"])
+    assert found["data", ...] == histogram["data", ...]
+    assert histogram["simulation", hist.loc("nominal"), 0].value == 2.0  # the given one stays
+    with pytest.raises(UsageError, match="has no sample 'signal'"):
+        variations.scaled(histogram, {"signal": 2.0})
+
+
+def test_one_side_is_mirrored_at_nominal() -> None:
+    histogram = book(hist.axis.Regular(3, 0, 3, name="x"), samples=(), variations=True)
+    fill(histogram, {"x": [0.5, 1.5, 1.5, 7.0]}, np.array([1.0, 2.0, 3.0, 4.0]), sample="background")
+    fill(histogram, {"x": [0.5, 0.5, 1.5]}, np.array([2.0, 2.0, 1.0]), sample="background", variation="flowUp")
+    fill(histogram, {"x": [2.5]}, np.array([9.0]), sample="signal")
+    found = variations.mirrored(histogram, "flow")
+    assert list(found.axes["variation"]) == ["nominal", "flowUp", "flowDown"]
+    for side in ("nominal", "flowUp"):
+        assert np.array_equal(
+            found["background", hist.loc(side), :].view(flow=True), histogram["background", hist.loc(side), :].view(flow=True)
+        )
+    down = found["background", hist.loc("flowDown"), :]
+    assert down.values(flow=True).tolist() == [0.0, 2 * 1 - 4, 2 * 5 - 1, 0.0, 8.0]
+    assert down.variances(flow=True).tolist() == [0.0, 8.0, 1.0, 0.0, 0.0]
+    assert variations.uncertainties(found, "signal") == []
+    assert variations.uncertainties(found, "background") == ["flow"]
+    with pytest.raises(UsageError, match="mirrored from one side: of flow there is flowUp and flowDown"):
+        variations.mirrored(found, "flow")
+    with pytest.raises(UsageError, match="mirrored from one side: of scale there is none"):
+        variations.mirrored(histogram, "scale")
+    with pytest.raises(UsageError, match="none that is called variation|has axes x"):
+        variations.mirrored(book(hist.axis.Regular(3, 0, 3, name="x"), samples=None), "flow")
