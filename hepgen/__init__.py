@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hepgen.estimators import Reweighter as Reweighter
     from hepgen.estimators import SimToData as SimToData
     from hepgen.estimators import load as load
     from hepgen.events import Features as Features
@@ -18,6 +19,7 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "Features": "hepgen.events",
+    "Reweighter": "hepgen.estimators",
     "Selection": "hepgen.events",
     "SimToData": "hepgen.estimators",
     "load": "hepgen.estimators",
@@ -35,9 +37,10 @@ _MODULES = (
     "optim",
     "plots",
     "training",
+    "variations",
 )
 
-__all__ = ["Features", "Selection", "SimToData", "__version__", "load"]
+__all__ = ["Features", "Reweighter", "Selection", "SimToData", "__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:

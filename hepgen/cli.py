@@ -90,18 +90,35 @@ def apply(
     file_format: Annotated[str | None, typer.Option("--format", help="ttree, rntuple or parquet; by default that of IN.")] = None,
     chunk_size: Annotated[int, typer.Option(help="Events that are read, transformed and written together.")] = 50_000,
     workers: Annotated[int | None, typer.Option(help="Threads that transform a chunk each; one for each core by default.")] = None,
+    invalid: Annotated[str, typer.Option(help="What an event with NaN or inf gets: raise, identity or nan.")] = "raise",
+    profile: Annotated[bool, typer.Option("--profile", help="Print where the time went.")] = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
     """Transform the events of a file; all other branches, their types and the order stay."""
+    import time
+
     from hepgen.applying import apply_file
     from hepgen.estimators import load
 
+    began = time.perf_counter()
     done = apply_file(
-        load(model), source, out, tree=tree, schema=schema, seed=seed, file_format=file_format, chunk_size=chunk_size, workers=workers,
-        overwrite=overwrite, progress=False if quiet else None,
+        load(model), source, out, tree=tree, schema=schema, seed=seed, invalid=_invalid(invalid), file_format=file_format,
+        chunk_size=chunk_size, workers=workers, overwrite=overwrite, progress=False if quiet else None,
     )  # fmt: skip
     print(f"{out}: {done.events} events, {done.transformed} transformed, {done.untouched} passed through without the objects")
+    if profile:
+        from hepgen.applying import profile_table
+
+        _show(profile_table(done, time.perf_counter() - began))
+
+
+def _invalid(given: str) -> Any:
+    from hepgen.errors import UsageError
+
+    if given not in ("raise", "identity", "nan"):
+        raise UsageError(f"--invalid {given}: choose raise, identity or nan")
+    return given
 
 
 @app.command()

@@ -17,6 +17,7 @@ from torch import Tensor
 from hepgen.bench import Case
 from hepgen.errors import UsageError
 from hepgen.networks import MAF, Affine
+from hepgen.networks.frozen import autoregressive_masks
 
 FEATURES = CONTEXT = 6
 BLOCKS, HIDDEN = 10, (128, 128)
@@ -47,7 +48,7 @@ def _case(name: str, n: int, flow: MAF, flows: dict[str, Any]) -> Case:
     events, context = (torch.randn(n, columns, generator=generator) for columns in (flow.features, CONTEXT))
     make = {"log-density": _log_density, "sampling": _sampling, "nll-step": _nll_step, "sample-step": _sample_step}[name]
     runs = {who: make(other, events, context) for who, other in flows.items()}
-    once = useful_flops(flow) * n
+    once = useful_flops(flow.features, CONTEXT, HIDDEN, len(flow.mades)) * n
     return Case(
         op="maf_inverse" if name.startswith("sampl") else "maf_forward",
         name=name,
@@ -62,13 +63,10 @@ def _case(name: str, n: int, flow: MAF, flows: dict[str, Any]) -> Case:
     )
 
 
-def useful_flops(flow: MAF) -> float:
-    """Multiplications and additions of one event that the masks leave."""
-    products = 0
-    for made in flow.mades:
-        masks = [mask for name, mask in made.named_buffers() if name.startswith("mask")]
-        products += sum(int(mask.sum()) for mask in masks) + CONTEXT * HIDDEN[0]
-    return 2.0 * products
+def useful_flops(features: int, context: int, hidden: Sequence[int], blocks: int) -> float:
+    """Multiplications and additions of one event that the masks of a flow leave."""
+    masks = autoregressive_masks(features, context, hidden)
+    return 2.0 * blocks * (sum(int(mask.sum()) for mask in masks) + context * hidden[0])
 
 
 def _log_density(flow: Any, events: Tensor, context: Tensor) -> Callable[[], list[Any]]:

@@ -38,18 +38,23 @@ def cases(sizes: Sequence[int] | None, peers: Sequence[str] | None, features: in
         raise UsageError(f"no peer {peers[0]!r} for transform: there is none")
     if features is not None:
         raise UsageError("transform has the six columns of two photons: leave the features out")
+    model = paper_model()
+    source = samples.packaged("diphoton")["sim_independent"]
+    return [_case(n, model, source) for n in sizes or [STANDARD_SIZE]]
+
+
+def paper_model() -> SimToData:
+    """A flow of the sim-to-data paper's size after one epoch on the packaged files."""
     files = samples.packaged("diphoton")
-    model = SimToData(
-        Features(PATHS), "nll", selection=Selection.named("diphoton"), fit_selection=Selection.named("diphoton-any-mass"), outside="reject"
-    )
-    model.fit(read(files["sim"]), read(files["data"]), epochs=1, progress=False)
-    return [_case(n, model, files["sim_independent"]) for n in sizes or [STANDARD_SIZE]]
+    cuts = {"selection": Selection.named("diphoton"), "fit_selection": Selection.named("diphoton-any-mass")}
+    model = SimToData(Features(PATHS), "nll", outside="reject", schema="atlas-open-data", **cuts)
+    return model.fit(read(files["sim"]), read(files["data"]), epochs=1, progress=False)
 
 
 def _case(n: int, model: SimToData, source: Path) -> Case:
     folder = Path(tempfile.mkdtemp(prefix="hepgen-bench-"))
     weakref.finalize(model, shutil.rmtree, folder, ignore_errors=True)
-    given = _repeated(source, n, folder / "in.root")
+    given = repeated(source, n, folder / "in.root")
     flow = model.flow
     return Case(
         op="maf_inverse",
@@ -58,14 +63,16 @@ def _case(n: int, model: SimToData, source: Path) -> Case:
         shape=(n, len(PATHS)),
         work=float(n),
         unit="events/s",
-        flops=0.0 if flow is None else useful_flops(flow) * n,  # of the flow alone, once for each event
+        # of the flow alone, once for each event
+        flops=0.0 if flow is None else useful_flops(flow.features, flow.context, flow.hidden, len(flow.blocks)) * n,
         ours=_run(model, given, folder),
         peers={},
         tolerance=1e-4,
     )
 
 
-def _repeated(source: Path, n: int, target: Path) -> Path:
+def repeated(source: Path, n: int, target: Path) -> Path:
+    """The events of a file over and over, n in all, in a new file."""
     info = open_info(source)
     with Writer(target, like=info, format="ttree") as writer:
         left = n

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hepgen.estimators.cache import cached as cached
     from hepgen.estimators.model_file import load as load
+    from hepgen.estimators.reweighter import Reweighter as Reweighter
     from hepgen.estimators.sim_to_data import SimToData as SimToData
 
-_LAZY = {"SimToData": "sim_to_data", "load": "model_file", "cached": "cache"}
+_LAZY = {"Reweighter": "reweighter", "SimToData": "sim_to_data", "load": "model_file", "cached": "cache"}
 
-__all__ = ["SimToData", "cached", "load"]
+__all__ = ["Reweighter", "SimToData", "cached", "load"]
 
 
 def __getattr__(name: str) -> Any:

@@ -5,27 +5,24 @@ A worker that gets a processor with every chunk finds the model already there. T
 
 from __future__ import annotations
 
-import hashlib
 import os
-import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from hepgen.errors import InputError, ModelFileError
+from hepgen.errors import ModelFileError
+from hepgen.estimators.model_file import from_content, read_content, sha256_of
 
 _models: dict[str, Any] = {}
 _loads: Counter[str] = Counter()
 _lock = threading.RLock()
-_forked = False
 
 
 def _after_fork() -> None:
     # another thread of the parent may have held the lock while it forked
-    global _lock, _forked
-    _lock, _forked = threading.RLock(), True
+    global _lock  # noqa: PLW0603 - one lock a process
+    _lock = threading.RLock()
     _loads.clear()
 
 
@@ -40,14 +37,10 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
     InputError
         When there is no such file, or it cannot be read.
     """
-    try:
-        with Path(path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"the model file {os.fspath(path)} cannot be read: {error.strerror}") from error
+    return sha256_of(read_content(path))
 
 
-def cached(path: str | os.PathLike[str], sha256: str | None = None, *, load: Callable[[str], Any] | None = None) -> Any:
+def cached(path: str | os.PathLike[str], sha256: str | None = None) -> Any:
     """Return the model of a file, loaded at most once in this process.
 
     Parameters
@@ -56,8 +49,6 @@ def cached(path: str | os.PathLike[str], sha256: str | None = None, *, load: Cal
         A file written by ``model.save``. It is not looked at where a model of this `sha256` is loaded already.
     sha256
         What the file must hash to; by default it is hashed now and whatever it holds is taken.
-    load
-        What makes a model of the path; `hepgen.load` by default.
 
     Raises
     ------
@@ -65,23 +56,26 @@ def cached(path: str | os.PathLike[str], sha256: str | None = None, *, load: Cal
         When there is no such file.
     ModelFileError
         When the file is not the one that `sha256` names, or is no whole hepgen model.
-
-    Notes
-    -----
-    In a process made by fork, torch is held to one thread: the OpenMP threads of the parent do not exist there, and waiting for them
-    would not end.
     """
-    if _forked and "torch" in sys.modules:
-        _single_thread(sys.modules["torch"])
+    return _cached(lambda: read_content(path), sha256, os.fspath(path))
+
+
+def cached_content(content: bytes, sha256: str) -> Any:
+    """Return the model of a model file's bytes, whose sha256 this is, made at most once in this process."""
+    return _cached(lambda: content, sha256, f"the model {sha256[:12]}")
+
+
+def _cached(read: Callable[[], bytes], sha256: str | None, name: str) -> Any:
     with _lock:
         if sha256 is not None and sha256 in _models:
             return _models[sha256]
-        found = file_sha256(path)
+        content = read()
+        found = sha256_of(content)
         if sha256 is not None and found != sha256:
             differ = f"its sha256 starts with {found[:12]}, and {sha256[:12]} was asked for"
-            raise ModelFileError(f"{os.fspath(path)} was changed: {differ}; restore it, or name the new model")
+            raise ModelFileError(f"{name} was changed: {differ}; restore it, or name the new model")
         if found not in _models:
-            _models[found] = (load or _load)(os.fspath(path))
+            _models[found] = _load(content, name)
             _loads[found] += 1
         return _models[found]
 
@@ -92,19 +86,14 @@ def loads(sha256: str | None = None) -> int:
         return sum(_loads.values()) if sha256 is None else _loads[sha256]
 
 
-def forget() -> None:
-    """Drop every model of this process, and the counts."""
+def forget(model: Any = None) -> None:
+    """Drop one model of this process, or every one and the counts."""
     with _lock:
-        _models.clear()
-        _loads.clear()
+        for sha256 in [sha256 for sha256, held in _models.items() if model is None or held is model]:
+            del _models[sha256]
+        if model is None:
+            _loads.clear()
 
 
-def _load(path: str) -> Any:
-    from hepgen.estimators.model_file import load
-
-    return load(path)
-
-
-def _single_thread(torch: Any) -> None:
-    if torch.get_num_threads() != 1:
-        torch.set_num_threads(1)
+def _load(content: bytes, name: str) -> Any:
+    return from_content(content, name)

@@ -47,6 +47,10 @@ class Coordinates:
         """(n, d) in GeV and rad -> (n, d) scaled."""
         return self.scaler.forward(self._relative(matrix))
 
+    def supports(self, matrix: Matrix) -> NDArray[np.bool_]:
+        """Which entries (n, d) `forward` takes."""
+        return self.scaler.supports(self._relative(matrix))
+
     def inverse(self, scaled: Matrix) -> Matrix:
         """(n, d) scaled -> (n, d) in GeV and rad."""
         matrix = self.scaler.inverse(scaled)

@@ -17,40 +17,29 @@ from hepgen import __version__
 from hepgen.errors import InputError, ModelFileError, OutputError, UsageError
 
 FORMAT = 1
-ESTIMATORS = {"SimToData": "hepgen.estimators.sim_to_data"}
+ESTIMATORS = {"Reweighter": "hepgen.estimators.reweighter", "SimToData": "hepgen.estimators.sim_to_data"}
 
 
-def write_model(
-    path: str | Path, estimator: str, document: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]], *, overwrite: bool = False
-) -> Path:
-    """Write a model whole or not at all.
+def pack(estimator: str, document: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> bytes:
+    """The content of a model file: named arrays, and the JSON-able settings, features, scaling and record of the class `estimator`."""
+    from safetensors.numpy import save
 
-    Parameters
-    ----------
-    path
-        The file, by custom ending in ``.hepgen``.
-    estimator
-        Name of the class that reads it.
-    document
-        JSON-able settings, features, scaling and record.
-    tensors
-        Named arrays.
-    overwrite
-        Replace an existing file.
+    text = json.dumps({"estimator": estimator, "hepgen": __version__, **document})
+    arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    return bytes(save(arrays, {"format": str(FORMAT), "document": text, "sha256": _checksum(text, arrays)}))
+
+
+def write_model(path: str | Path, content: bytes, *, overwrite: bool = False) -> Path:
+    """Write what `pack` made, whole or not at all.
 
     Raises
     ------
     OutputError
-        When the file exists already or cannot be written.
+        When the file exists already (and not `overwrite`) or cannot be written.
     """
-    from safetensors.numpy import save
-
     path = Path(path)
     if path.exists() and not overwrite:
         raise OutputError(f"{path} exists already: choose another name, or pass overwrite=True (--overwrite)")
-    text = json.dumps({"estimator": estimator, "hepgen": __version__, **document})
-    arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
-    content = save(arrays, {"format": str(FORMAT), "document": text, "sha256": _checksum(text, arrays)})
     beside = path.with_name(f".{path.name}.part")
     try:
         with beside.open("wb") as file:
@@ -67,34 +56,51 @@ def write_model(
     return path
 
 
-def read_model(path: str | Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """The document and the arrays of a model file, checked against its checksum.
+def read_content(path: str | os.PathLike[str]) -> bytes:
+    """The bytes of a model file.
 
     Raises
     ------
     InputError
-        When there is no such file.
-    ModelFileError
-        When it is cut short, altered, of a newer format, or not a hepgen model.
+        When there is no such file, or it cannot be read.
     """
-    from safetensors import SafetensorError, safe_open
-
     path = Path(path)
     if not path.is_file():
         raise InputError(f"there is no model file {path}")
     try:
-        with safe_open(path, framework="numpy") as file:
-            header = file.metadata() or {}
-            newer = _format(path, header)
-            arrays = {} if newer else {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
-        raise ModelFileError(f"{path} is not a hepgen model, or it is damaged: {_kind(path)}") from error
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"the model file {path} cannot be read: {error.strerror}") from error
+
+
+def sha256_of(content: bytes) -> str:
+    """The sha256 of the bytes of a model file, 64 hexadecimal digits: what names a model."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def unpack(content: bytes, name: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """The document and the arrays of a model file, checked against its checksum; `name` is the file's, for errors.
+
+    Raises
+    ------
+    ModelFileError
+        When it is cut short, altered, of a newer format, or not a hepgen model.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load as load_arrays
+
+    try:
+        header = _header(content)
+        newer = _newer(name, header)
+        arrays = {} if newer else load_arrays(content)
+    except (SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ModelFileError(f"{name} is not a hepgen model, or it is damaged: {_kind(content)}") from error
     if newer:
         raise ModelFileError(
-            f"{path} has model format {header['format']}, and this hepgen {__version__} reads up to {FORMAT}: update hepgen"
+            f"{name} has model format {header['format']}, and this hepgen {__version__} reads up to {FORMAT}: update hepgen"
         )
     if header.get("sha256") != _checksum(header.get("document", ""), arrays):
-        raise ModelFileError(f"{path} was altered after it was written (its checksum does not match): fetch or fit it again")
+        raise ModelFileError(f"{name} was altered after it was written (its checksum does not match): fetch or fit it again")
     document: dict[str, Any] = json.loads(header["document"])
     return document, arrays
 
@@ -114,21 +120,37 @@ def load(path: str | Path) -> Any:
     ModelFileError
         When the file is cut short, altered, of a newer format, or not a hepgen model (a pickle is never opened).
     """
-    document, tensors = read_model(path)
-    name = document.get("estimator")
-    if name not in ESTIMATORS:
-        raise ModelFileError(f"{path} holds a {name!r}, which this hepgen {__version__} does not know: update hepgen")
-    estimator = getattr(importlib.import_module(ESTIMATORS[name]), name)
+    return from_content(read_content(path), os.fspath(path))
+
+
+def from_content(content: bytes, name: str) -> Any:
+    """The estimator of a model file's bytes; `name` is the file's. Errors as in `load`."""
+    document, tensors = unpack(content, name)
+    kind = document.get("estimator")
+    if kind not in ESTIMATORS:
+        raise ModelFileError(f"{name} holds a {kind!r}, which this hepgen {__version__} does not know: update hepgen")
+    estimator = getattr(importlib.import_module(ESTIMATORS[kind]), kind)
     try:
-        return estimator.from_document(document, tensors)
+        model = estimator.from_document(document, tensors)
     except (KeyError, TypeError, UsageError, RuntimeError) as error:
-        raise ModelFileError(f"{path} does not hold a whole {name}: {error}") from error
+        raise ModelFileError(f"{name} does not hold a whole {kind}: {error}") from error
+    model.remember(os.path.abspath(name), content)
+    return model
 
 
-def _format(path: Path, header: Mapping[str, str]) -> bool:
+def _header(content: bytes) -> dict[str, Any]:
+    """The metadata of a safetensors file: eight bytes of length, then a JSON document."""
+    length = int.from_bytes(content[:8], "little")
+    if not 0 < length <= len(content) - 8:
+        raise ValueError("the header is cut short")
+    header: dict[str, Any] = json.loads(content[8 : 8 + length]).get("__metadata__") or {}
+    return header
+
+
+def _newer(name: str, header: Mapping[str, str]) -> bool:
     """Whether the file is of a newer format; a ModelFileError where it is no hepgen model."""
     if "format" not in header or "document" not in header or not header["format"].isdigit():
-        raise ModelFileError(f"{path} is a safetensors file, but not a hepgen model")
+        raise ModelFileError(f"{name} is a safetensors file, but not a hepgen model")
     return int(header["format"]) > FORMAT
 
 
@@ -140,9 +162,7 @@ def _checksum(document: str, arrays: Mapping[str, NDArray[Any]]) -> str:
     return digest.hexdigest()
 
 
-def _kind(path: Path) -> str:
-    with path.open("rb") as file:
-        start = file.read(4)
-    if start[:1] == b"\x80" or start == b"PK\x03\x04":
+def _kind(content: bytes) -> str:
+    if content[:1] == b"\x80" or content[:4] == b"PK\x03\x04":
         return "it looks like a pickle or a torch file, which hepgen does not open, because that would run its code"
     return "the file is cut short or is something else"

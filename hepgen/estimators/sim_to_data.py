@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,30 +12,27 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hepgen.errors import InputError, UsageError
+from hepgen.errors import UsageError
+from hepgen.estimators.base import Keys, Matrix
 from hepgen.estimators.coordinates import Coordinates
-from hepgen.estimators.energies import energy_columns, follow_energies
-from hepgen.estimators.model_file import write_model
+from hepgen.estimators.fit_rows import rows_to_fit
+from hepgen.estimators.transformer import Transformer
 from hepgen.events import Features, Selection
-from hepgen.events import identity as identity_of
-from hepgen.events import schema as schema_named
 from hepgen.kernels import philox
+from hepgen.networks.frozen import FrozenMAF
 
 if TYPE_CHECKING:
-    import torch
-
     from hepgen.estimators.flow_objectives import FlowObjective
     from hepgen.networks import MAF
     from hepgen.training import Plan, Sample
 
-Matrix = NDArray[np.float64]
 LOSSES = ("nll", "kl", "mmd", "mdmm")
 #: Scaled columns are standard normal and span about six of their units where the paper's span one.
 SCALED_RANGE = 6.0
 #: First and last learning rate of a fit that starts from the weights of a log-loss fit.
 WARM_RATES = (3e-5, 1e-6)
-#: Rows the flow sees at once when a model is applied: few enough for the caches, many enough for the matrix products.
-TILE = 4096
+#: Times an event outside the selection is drawn again, and the streams of random numbers kept for each copy of an event.
+DRAWS, STREAMS = 20, 64
 
 
 @dataclass(frozen=True)
@@ -97,7 +94,7 @@ DEFAULTS = {
 }
 
 
-class SimToData:
+class SimToData(Transformer):
     """Transform simulated events so that their joint distribution is the data's.
 
     The events of the two samples are not paired. A conditional masked autoregressive flow learns p(delta | x_c) for simulated
@@ -152,7 +149,7 @@ class SimToData:
         self.fit_selection = fit_selection if fit_selection is not None else selection
         self.settings = FlowSettings(**settings)
         self.coordinates = Coordinates(features, scaler, relative_angles=self.settings.relative_angles)
-        self.flow: MAF | None = None
+        self.flow: FrozenMAF | None = None
         self.record: dict[str, Any] = {}
         self.limits: Matrix = np.empty((0, 2))
         self.seed = 1
@@ -211,8 +208,10 @@ class SimToData:
         """
         from hepgen.training import Plan
 
+        self.changed()
         matrices = [
-            self._rows(events, weights, name) for events, weights, name in ((sim, sim_weights, "sim"), (data, data_weights, "data"))
+            rows_to_fit(self.features, events, weights, name, self.fit_selection)
+            for events, weights, name in ((sim, sim_weights, "sim"), (data, data_weights, "data"))
         ]
         (sim_matrix, sim_w), (data_matrix, data_w) = matrices
         self.coordinates.fit(data_matrix, data_w)
@@ -244,30 +243,15 @@ class SimToData:
             record = train(objective, samples, stage, checkpoint=checkpoint, title=f"{loss} fit", progress=progress)
             self.record["stages"].append({"loss": loss, "plan": asdict(stage), **objective.about(), **record.to_dict()})
         self.record = json.loads(json.dumps(self.record))  # as it will be read back: lists, no tuples
-        self.flow = flow.eval()
+        self.flow = self._frozen({name: tensor.detach().numpy() for name, tensor in flow.state_dict().items()})
 
-    def _rows(self, events: Any, weights: ArrayLike | None, name: str) -> tuple[Matrix, Matrix | None]:
-        """Feature matrix and weights of the events that take part in the fit."""
-        matrix, mask = self.features.to_matrix(events)
-        kept = None if weights is None else np.asarray(weights, dtype=np.float64)
-        if kept is not None:
-            if kept.shape != mask.shape:
-                raise InputError(f"{name}_weights has shape {kept.shape}, and there are {len(mask)} events: give one weight per event")
-            if not np.isfinite(kept).all():
-                bad = np.flatnonzero(~np.isfinite(kept))
-                raise InputError(f"{name}_weights holds {len(bad)} values that are not finite, the first at event {bad[0]}")
-            kept = kept[mask]
-        if self.fit_selection is not None:
-            passed = np.asarray(self.fit_selection.mask(events))[mask]
-            matrix, kept = matrix[passed], None if kept is None else kept[passed]
-        if not len(matrix):
-            raise InputError(f"no event of {name} has the objects and passes the selection: nothing can be fitted")
-        if kept is not None and kept.sum() <= 1e-9 * np.abs(kept).sum():
-            raise InputError(f"{name}_weights sum to {kept.sum():.3g}: the sum of the weights must be positive")
-        for column, label in zip(matrix.T, self.features.names, strict=True):
-            if column.min() == column.max():
-                raise InputError(f"column {label!r} of {name} is constant ({column[0]:.6g}): leave it out of the features")
-        return matrix, kept
+    def _frozen(self, state: Mapping[str, NDArray[Any]]) -> FrozenMAF:
+        flow = FrozenMAF(state, activation=self.settings.activation, shear=self.settings.shear)
+        s = self.settings
+        expected = (len(self.features.outputs), len(self.features), s.blocks, s.hidden)
+        if (flow.features, flow.context, len(flow.blocks), flow.hidden) != expected:
+            raise UsageError(f"the flow has not the columns, blocks and widths {expected} that its settings say")
+        return flow
 
     def _sample(self, matrix: Matrix, weights: Matrix | None) -> Sample:
         import torch
@@ -309,144 +293,54 @@ class SimToData:
 
     # -- applying --------------------------------------------------------------------------------------------------
 
-    def transform(
-        self,
-        events: Any,
-        *,
-        seed: int | None = None,
-        identity: ArrayLike | str | None = None,
-        invalid: Literal["raise", "identity", "nan"] = "raise",
-    ) -> Any:
-        """Simulated events made to look like data: same layout, fields, dtypes and behaviours, new values of the features.
+    def supports(self, matrix: Matrix) -> NDArray[np.bool_]:
+        """See `Transformer.supports`."""
+        return self.coordinates.supports(matrix)
 
-        Parameters
-        ----------
-        events
-            Awkward array: records in GeV and rad, or the branches of a file of the model's schema as they are. An event without
-            the objects passes through untouched. An object whose pt or eta is transformed and which has a field E keeps its
-            mass: E follows.
-        seed
-            Noise seed; the one of the fit where None.
-        identity
-            What the random numbers of an event follow: integers (n,) or (n, k), the name of a field, or "entry" for the position
-            in `events`. By default the run and event numbers found in the events. The result of an event depends on
-            its values, the seed and its identity, not on the events around it.
-        invalid
-            What an event with NaN or inf among its features gets: an error, itself unchanged, or NaN.
-
-        Raises
-        ------
-        InputError
-            A column is missing or not finite, or the events carry no identity and none is given.
-        """
-        moved, _ = self.transform_counted(events, seed=seed, identity=identity, invalid=invalid)
-        return moved
-
-    def transform_counted(
-        self,
-        events: Any,
-        *,
-        seed: int | None = None,
-        identity: ArrayLike | str | None = None,
-        invalid: Literal["raise", "identity", "nan"] = "raise",
-        entry_start: int = 0,
-    ) -> tuple[Any, NDArray[np.bool_]]:
-        """`transform`, and which events (n,) held the objects; errors count entries from `entry_start`."""
-        branches = self._branches(events)
-        if branches:
-            view = schema_named(self.schema or "flat")
-            keys = self._identity(events, identity)
-            records = view.view(events, columns=branches)
-            moved, mask = self.transform_counted(records, seed=seed, identity=keys, invalid=invalid, entry_start=entry_start)
-            return view.unview(events, moved, branches), mask
-        matrix, mask = self.features.to_matrix(events, invalid=invalid, entry_start=entry_start)
-        keys = self._identity(events, identity)[mask]
-        moved = self.features.from_matrix(events, self.transform_matrix(matrix, keys, seed=seed), mask)
-        return follow_energies(self.features, events, moved), mask
-
-    def _branches(self, events: Any) -> list[str]:
-        """The branches to see as records, where events are as a file of the model's schema has them: in its units, not in GeV."""
-        names = getattr(events, "fields", [])
-        if self.schema in {None, "flat"} or any(events[name].fields for name in names):
-            return []
-        return schema_named(self.schema).branches(self.columns(names), names)
-
-    def columns(self, available: Iterable[str]) -> set[str]:
-        """Names of the columns that `transform` reads or writes, identity apart, of those a file or array has."""
-        names = list(available)
-        return self.features.columns(names) | energy_columns(self.features, names)
-
-    def transform_matrix(self, matrix: Matrix, keys: NDArray[np.uint64], *, seed: int | None = None, outside: str | None = None) -> Matrix:
+    def transform_matrix(self, matrix: Matrix, keys: Keys, *, seed: int | None = None, copy: int = 0, outside: str | None = None) -> Matrix:
         """Feature matrix (n, d) in GeV and rad and identities (n, k) -> transformed output columns (n, outputs).
 
         `outside` replaces the model's own, to see the first draw ("keep") of a model that rejects.
         """
-        if self.flow is None:
-            raise UsageError("this SimToData is not fitted: call fit, or load a saved model")
+        self._fitted()
         seed = self.seed if seed is None else seed
         outside = self.outside if outside is None else outside
         scaled = self.coordinates.forward(matrix)
-        result = self._draw(scaled, keys, seed, 0)
+        stream = copy * STREAMS
+        result = self._draw(scaled, keys, seed, stream)
         if self.selection is not None and outside == "reject":
             again = np.arange(len(result))
-            for draw in range(1, 21):
+            for draw in range(1, DRAWS + 1):
                 again = again[~self.selection.matrix_mask(self.features, result[again])]
                 if not len(again):
                     break
-                result[again] = self._draw(scaled[again], keys[again], seed, draw)
+                result[again] = self._draw(scaled[again], keys[again], seed, stream + draw)
         if outside == "clip":
             result = np.clip(result, self.limits[:, 0], self.limits[:, 1])
         return result
 
-    def _draw(self, scaled: Matrix, keys: NDArray[np.uint64], seed: int, stream: int) -> Matrix:
-        import torch
-
+    def _draw(self, scaled: Matrix, keys: Keys, seed: int, stream: int) -> Matrix:
         outputs = len(self.features.outputs)
         noise = philox.normal(keys, outputs, seed=seed, stream=stream)
+        delta, _ = self._fitted().inverse(noise, scaled)
         moved = scaled.copy()
-        dtype = next(self._fitted().parameters()).detach().numpy().dtype
-        with torch.no_grad():
-            for start in range(0, len(scaled), TILE):
-                rows = slice(start, start + TILE)
-                # numpy converts, for torch would start threads of its own in each worker
-                tensors = (torch.from_numpy(part[rows].astype(dtype)) for part in (noise, scaled))
-                delta, _ = self._fitted().inverse(*tensors)
-                moved[rows, :outputs] += delta.numpy()
+        moved[:, :outputs] += delta
         return self.coordinates.inverse(moved)[:, :outputs]
 
-    def _fitted(self) -> MAF:
+    def _fitted(self) -> FrozenMAF:
         if self.flow is None:
             raise UsageError("this SimToData is not fitted: call fit, or load a saved model")
         return self.flow
 
-    def _identity(self, events: Any, given: ArrayLike | str | None) -> NDArray[np.uint64]:
-        length = len(events)
-        keys: Any
-        if given is None:
-            keys = identity_of(events)
-            if keys is None:
-                raise InputError(
-                    "the events carry no run and event numbers for the random numbers to follow: "
-                    "pass identity= an array of integers, the name of a field, or 'entry' for the position in the array"
-                )
-        elif isinstance(given, str):
-            keys = np.arange(length) if given == "entry" else np.asarray(events[given])
-        else:
-            keys = np.asarray(given)
-        keys = keys[:, None] if keys.ndim == 1 else keys
-        if keys.ndim != 2 or len(keys) != length:
-            raise InputError(f"the identity has shape {keys.shape}, and there are {length} events: give one row of integers per event")
-        if keys.dtype.kind not in "iu":
-            raise InputError(f"the identity of an event must be made of integers, not of {keys.dtype}")
-        return np.ascontiguousarray(keys.astype(np.uint64))
-
     # -- saving ----------------------------------------------------------------------------------------------------
 
-    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-        """Write the model to one file of safetensors and JSON, whole or not at all; see `hepgen.load`."""
-        flow = self._fitted()
-        tensors = {f"flow.{name}": tensor.numpy() for name, tensor in flow.state_dict().items()}
-        document = {
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """See `Estimator.tensors`."""
+        return {f"flow.{name}": array for name, array in self._fitted().state.items()}
+
+    def document(self) -> dict[str, Any]:
+        """See `Estimator.document`."""
+        return {
             "features": self.features.to_dict(),
             "loss": self.loss,
             "schema": self.schema,
@@ -459,13 +353,10 @@ class SimToData:
             "seed": self.seed,
             "record": self.record,
         }
-        return write_model(Path(path), "SimToData", document, tensors, overwrite=overwrite)
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> SimToData:
-        """The model that `save` wrote, from its document and arrays."""
-        import torch
-
+        """See `Estimator.from_document`."""
         cuts = {name: document[name] for name in ("selection", "fit_selection")}
         model = cls(
             Features.from_dict(document["features"]),
@@ -477,8 +368,5 @@ class SimToData:
         )
         model.coordinates = Coordinates.from_dict(model.features, document["coordinates"])
         model.limits, model.seed, model.record = np.asarray(document["limits"]), document["seed"], document["record"]
-        flow = model._new_flow()
-        state: dict[str, torch.Tensor] = {name.removeprefix("flow."): torch.from_numpy(array.copy()) for name, array in tensors.items()}
-        flow.load_state_dict(state)
-        model.flow = flow.eval()
+        model.flow = model._frozen({name.removeprefix("flow."): array for name, array in tensors.items()})
         return model

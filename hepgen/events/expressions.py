@@ -178,6 +178,9 @@ class Source(Protocol):
     def computed(self, call: Call) -> tuple[Floats, Bools] | None:
         """The value of a function where it is held as a column."""
 
+    def hold(self, call: Call, found: tuple[Floats, Bools]) -> None:
+        """Take the value of a function, to give it back when it is asked for again."""
+
 
 class EventSource:
     """Columns of an awkward array of events; each is read once."""
@@ -186,6 +189,7 @@ class EventSource:
         self._layout = layout
         self._fields_at = layout_fields(layout)
         self._read: dict[Path, tuple[Floats, Bools]] = {}
+        self._held: dict[Call, tuple[Floats, Bools]] = {}
 
     def value(self, path: Path) -> tuple[Floats, Bools]:
         """Values and presence of a column; InputError with the near names when it is not there."""
@@ -212,8 +216,13 @@ class EventSource:
         """Number of elements of a record collection, or of the first flat branch of its name."""
         return list_counts(self._layout, _collection(path, self._fields_at), str(path))
 
-    def computed(self, call: Call) -> None:
-        """Events hold no computed columns."""
+    def computed(self, call: Call) -> tuple[Floats, Bools] | None:
+        """What was computed before."""
+        return self._held.get(call)
+
+    def hold(self, call: Call, found: tuple[Floats, Bools]) -> None:
+        """Keep what was computed."""
+        self._held[call] = found
 
 
 class MatrixSource:
@@ -246,6 +255,9 @@ class MatrixSource:
     def computed(self, call: Call) -> tuple[Floats, Bools] | None:
         """The column of this very function, if the matrix has it."""
         return self._column(call) if call in self._columns else None
+
+    def hold(self, call: Call, found: tuple[Floats, Bools]) -> None:
+        """A matrix has the columns it has."""
 
 
 class NameSource:
@@ -284,6 +296,9 @@ class NameSource:
 
     def computed(self, call: Call) -> None:
         """Names hold no computed columns."""
+
+    def hold(self, call: Call, found: tuple[Floats, Bools]) -> None:
+        """Names hold no values."""
 
 
 def _holds(name: str, fields_at: FieldsAt) -> bool:
@@ -326,7 +341,9 @@ def evaluate(expression: Expression, source: Source) -> tuple[Floats, Bools]:
     function = _sum if expression.function in _SUMS else _pair if expression.function in _PAIRS else _arithmetic
     # absent objects are NaN here, and a quotient or root may be: whoever asked for the column decides what they get
     with np.errstate(all="ignore"):
-        return function(expression.function, arguments, source)
+        found = function(expression.function, arguments, source)
+    source.hold(expression, found)
+    return found
 
 
 _NEEDS = {

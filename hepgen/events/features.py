@@ -9,7 +9,7 @@ import numpy as np
 
 from hepgen.errors import InputError, ModelFileError, UsageError
 from hepgen.events.expressions import Call, EventSource, Expression, NameSource, Path, evaluate, parse
-from hepgen.events.layouts import Bools, Floats, write_slots
+from hepgen.events.layouts import Bools, Floats, duplicate, length_of, write_slots
 from hepgen.events.scalings import Scaling, wrap_angle
 
 Invalid = Literal["raise", "identity", "nan"]
@@ -169,7 +169,7 @@ class Features:
             raise UsageError(f"invalid='{invalid}' is none of 'raise', 'identity' and 'nan'")
         layout = event_layout(events)
         source = EventSource(layout)
-        values, mask = [], np.ones(layout.length, dtype=bool)
+        values, mask = [], np.ones(length_of(layout), dtype=bool)
         for expression in self._expressions:
             value, present = evaluate(expression, source)
             values.append(value)
@@ -205,7 +205,7 @@ class Features:
         found = self.extract(events, invalid=invalid, entry_start=entry_start)
         return found.matrix, found.mask
 
-    def from_matrix(self, events: Any, matrix: Floats, mask: Bools) -> Any:
+    def from_matrix(self, events: Any, matrix: Floats, mask: Bools, *, raw: bool = False) -> Any:
         """Events of the same layout with the output columns replaced.
 
         Parameters
@@ -214,6 +214,8 @@ class Features:
         matrix : (n_selected, d) or (n_selected, number of outputs) float
             Rows belong to the events with ``mask`` True; columns are in the order of `names`, computed ones are not looked at.
         mask : (n,) bool, as `to_matrix` gave it
+        raw : bool
+            Keep every column that is written as ``raw_<name>`` beside it; not in a numpy structured array.
 
         Returns
         -------
@@ -230,14 +232,17 @@ class Features:
         """
         matrix, mask = np.asarray(matrix, dtype=np.float64), np.asarray(mask)
         layout = event_layout(events)
-        if mask.dtype != np.bool_ or mask.shape != (layout.length,):
-            raise InputError(f"the mask has shape {mask.shape} and dtype {mask.dtype}: give one bool for each of {layout.length} events")
+        length = length_of(layout)
+        if mask.dtype != np.bool_ or mask.shape != (length,):
+            raise InputError(f"the mask has shape {mask.shape} and dtype {mask.dtype}: give one bool for each of {length} events")
         rows = np.flatnonzero(mask)
         widths = {len(self), self._n_outputs}
         if matrix.ndim != 2 or matrix.shape[0] != len(rows) or matrix.shape[1] not in widths:
             shapes = " or ".join(f"({len(rows)}, {width})" for width in sorted(widths))
             raise InputError(f"the matrix has shape {matrix.shape}, but the mask and the columns ask for {shapes}")
         written: dict[str, Any] = {}
+        if raw:
+            layout, written = self._with_raw(events, layout)
         for column in range(self._n_outputs):
             path = self._expressions[column]
             values = wrap_angle(matrix[:, column]) if self._periodic[column] else matrix[:, column]
@@ -248,6 +253,18 @@ class Features:
                 )
                 written[fields[0]] = None
         return _like(events, layout, written)
+
+    def _with_raw(self, events: Any, layout: Any) -> tuple[Any, dict[str, Any]]:
+        """The layout with every column that is written once more, as raw_<name>, and the fields that are new."""
+        if isinstance(events, np.ndarray):
+            raise UsageError("a numpy structured array cannot get new fields: pass a mapping of columns or an awkward array with raw=True")
+        added: dict[str, Any] = {}
+        source = EventSource(layout)
+        for fields in dict.fromkeys(source.fields(path) for path in self._expressions[: self._n_outputs] if isinstance(path, Path)):
+            layout = duplicate(layout, fields, f"raw_{fields[-1]}")
+            if len(fields) == 1:
+                added[f"raw_{fields[0]}"] = None
+        return layout, added
 
     def to_dict(self) -> dict[str, Any]:
         """All that makes these features, of types that JSON has."""
@@ -311,7 +328,7 @@ def _like(events: Any, layout: Any, written: Iterable[str]) -> Any:
             copied[name] = ak.to_numpy(content)
         return copied
     replaced = {name: ak.to_numpy(content) if content.is_numpy else ak.Array(content) for name, content in columns.items()}
-    return {name: replaced.get(name, column) for name, column in events.items()}
+    return {**events, **replaced}
 
 
 def _texts(given: Iterable[str]) -> list[str]:

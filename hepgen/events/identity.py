@@ -101,8 +101,9 @@ def _names(schema: Any, holds: Callable[[str], bool]) -> tuple[str, ...] | None:
 
 
 def _integers(layout: Any, fields: tuple[str, ...], indices: tuple[int, ...], name: str) -> npt.NDArray[np.uint64]:
-    from hepgen.events.layouts import descend, numbers
+    from hepgen.events.layouts import descend, known, numbers
 
+    layout = known(layout, fields)
     rows, positions, node = descend(layout, fields, indices)
     if len(rows) != layout.length:
         raise InputError(f"column '{name}' cannot name the events: {layout.length - len(rows)} of them have none")

@@ -3,6 +3,8 @@
 A *slot* is the one number that a path such as ``photon[0].pt`` means in one event.  Reading walks the layout from events to numbers and
 keeps the position of every slot; writing first makes sure that no two slots share memory (sliced arrays do) and then puts the new numbers
 there.  Buffers that are not on the way to the column are neither read nor copied, so that virtual arrays stay virtual.
+
+Typetracers, which have types and no data, are events of length 0 here: reading a slot marks its column as touched.
 """
 
 from __future__ import annotations
@@ -112,6 +114,45 @@ def missing(text: str, wanted: tuple[str, ...], fields_at: FieldsAt) -> InputErr
     return InputError(f"column '{text}' is not in the events ('{name}'): {hint}")
 
 
+# --- typetracers -----------------------------------------------------------------------------------------------------------------
+
+
+def has_data(layout: Any) -> bool:
+    """Whether there are numbers behind a layout, and not only types."""
+    return bool(layout.backend.nplike.known_data)
+
+
+def length_of(layout: Any) -> int:
+    """Number of events; 0 of a typetracer."""
+    return int(layout.length) if has_data(layout) else 0
+
+
+def known(layout: Any, fields: Sequence[str], *, whole: bool = True) -> Any:
+    """The layout itself; of a typetracer one of length 0 that has only the way to `fields`, after marking that as touched.
+
+    Without `whole`, of records at the end of the way only the lists around them are marked.
+    """
+    if has_data(layout):
+        return layout
+    import awkward as ak
+
+    path = _only(layout, list(fields), whole)
+    ak.typetracer.touch_data(ak.Array(path))
+    return path.form.length_zero_array(highlevel=False)
+
+
+def _only(node: Any, fields: list[str], whole: bool) -> Any:
+    import awkward as ak
+
+    if node.is_record:
+        if not fields and whole:
+            return node
+        names = fields[:1]
+        contents = [_only(node.content(names[0]), fields[1:], whole)] if names else []
+        return ak.contents.RecordArray(contents, names, length=node.length, parameters=node.parameters, backend=node.backend)
+    return node.copy(content=_only(node.content, fields, whole)) if hasattr(node, "content") else node
+
+
 # --- slots -----------------------------------------------------------------------------------------------------------------------
 
 
@@ -121,7 +162,8 @@ def _data(buffer: Any) -> Any:
     return data.materialize() if hasattr(data, "materialize") else np.asarray(data)
 
 
-def _is_list(node: Any) -> bool:
+def is_list(node: Any) -> bool:
+    """Whether a layout holds lists, a string being none."""
     return bool(node.is_list) and node.parameter("__array__") not in {"string", "bytestring"}
 
 
@@ -145,9 +187,9 @@ def descend(layout: Any, fields: Sequence[str], indices: Sequence[int]) -> tuple
             node = node.contents[node.fields.index(names.pop(0))]
         elif node.is_numpy and node.purelist_depth > 1:
             node = node.to_RegularArray()
-        elif _is_list(node) and elements:
+        elif is_list(node) and elements:
             node, rows, positions = _through_list(node, elements.pop(0), rows, positions)
-        elif _is_list(node) and names:
+        elif is_list(node) and names:
             raise InputError(f"'{'.'.join(fields)}' lies inside a list per event: say which element, as in name[0]")
         else:
             break
@@ -187,7 +229,7 @@ def numbers(node: Any, text: str) -> Any:
         if data.dtype.kind in "fiub":
             return data
         kind = str(data.dtype)
-    elif _is_list(node):
+    elif is_list(node):
         raise InputError(f"column '{text}' is a list in every event: say which element, as in '{text}[0]'")
     else:
         kind = "records" if node.is_record else "a union" if node.is_union else "text"
@@ -196,6 +238,7 @@ def numbers(node: Any, text: str) -> Any:
 
 def read_slots(layout: Any, fields: Sequence[str], indices: Sequence[int], text: str) -> tuple[Floats, Bools]:
     """Values (n,) float64, NaN where absent, and which events hold the slot (n,) bool."""
+    layout = known(layout, fields)
     rows, positions, node = descend(layout, fields, indices)
     n = layout.length
     if node.is_unknown:
@@ -210,9 +253,10 @@ def read_slots(layout: Any, fields: Sequence[str], indices: Sequence[int], text:
 
 def list_counts(layout: Any, fields: Sequence[str], text: str) -> tuple[Floats, Bools]:
     """Number of elements (n,) of a list in every event, None elements counted, and which events have the list."""
+    layout = known(layout, fields, whole=False)
     rows, positions, node = descend(layout, fields, ())
     n = layout.length
-    if not (_is_list(node) or node.is_unknown):
+    if not (is_list(node) or node.is_unknown):
         raise InputError(f"'{text}' cannot be counted: it is not a list in every event")
     full, present = np.full(n, np.nan), np.zeros(n, dtype=bool)
     present[rows] = True
@@ -246,6 +290,19 @@ def write_slots(
     return _rebuild(fresh, list(fields), lambda leaf: leaf.copy(data=data))
 
 
+def duplicate(node: Any, fields: Sequence[str], name: str) -> Any:
+    """The layout with one more field, `name`, beside the last of `fields` in its record, and of its content."""
+    node = unshared(node) if has_data(node) else node
+    if not node.is_record:
+        return node.copy(content=duplicate(node.content, fields, name))
+    if len(fields) > 1:
+        contents = [duplicate(c, fields[1:], name) if f == fields[0] else c for f, c in zip(node.fields, node.contents, strict=True)]
+        return node.copy(contents=contents)
+    if name in node.fields:
+        raise InputError(f"the events have a field '{name}' already: the original of '{fields[0]}' cannot be kept beside it")
+    return node.copy(contents=[*node.contents, node.content(fields[0])], fields=[*node.fields, name])
+
+
 def _cast(values: Floats, dtype: np.dtype[Any], text: str, angle: bool) -> npt.NDArray[Any]:
     if dtype.kind == "f":
         with np.errstate(over="ignore", under="ignore"):
@@ -268,18 +325,18 @@ def _cast(values: Floats, dtype: np.dtype[Any], text: str, angle: bool) -> npt.N
 
 def _rebuild(node: Any, fields: list[str], leaf: Callable[[Any], Any]) -> Any:
     """Copy the nodes on the way to a column, without sharing between events, and replace the numbers by ``leaf(numbers)``."""
-    node = _unshared(node)
+    node = unshared(node)
     if node.is_record and fields:
         which = node.fields.index(fields[0])
         contents = list(node.contents)
         contents[which] = _rebuild(contents[which], fields[1:], leaf)
         return node.copy(contents=contents)
-    if node.is_option or _is_list(node):
+    if node.is_option or is_list(node):
         return node.copy(content=_rebuild(node.content, fields, leaf))
     return leaf(node)
 
 
-def _unshared(node: Any) -> Any:
+def unshared(node: Any) -> Any:
     """The same node with no index that could give one element to two events (an option keeps an index of its own)."""
     import awkward as ak
 
@@ -292,7 +349,7 @@ def _unshared(node: Any) -> Any:
         return ak.contents.IndexedOptionArray(ak.index.Index64(fresh), _carry(node.content, index[kept]), parameters=node.parameters)
     if node.is_numpy and node.purelist_depth > 1:
         return node.to_RegularArray()
-    if _is_list(node) and not (node.is_regular or hasattr(node, "offsets")):
+    if is_list(node) and not (node.is_regular or hasattr(node, "offsets")):
         return _packed_list(node)
     return node
 

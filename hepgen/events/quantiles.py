@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtr, ndtri
 
 from hepgen.errors import InputError
 
@@ -24,6 +23,8 @@ def landmarks(x: Floats, weights: Floats | None, n_quantiles: int, *, normal: bo
     each tail, both edges of a gap that fills half of the way between two landmarks, and both sides of a spike of equal values.  Their y is
     Phi^-1(F(x)) or F(x) of the one cumulative distribution F of `cumulative`.
     """
+    from scipy.special import ndtri  # a sixth of a second, which applying does not need
+
     unique, below, above, repeats = cumulative(x, weights)
     if len(unique) < 2:
         raise InputError(f"{column} has only one value whose weights do not cancel: nothing can be scaled by it")
@@ -112,6 +113,8 @@ def _spread_spikes(unique: Floats, below: Floats, above: Floats, spike: Bools, p
 
 def _tails(x: Floats, y: Floats, *, normal: bool) -> Floats:
     """Slopes outside: at each end that of the chord over the next hundredth of probability and of the 90 % range, a spike there aside."""
+    from scipy.special import ndtr
+
     probability = ndtr(y) if normal else y
     low, high = np.interp([0.05, 0.95], probability, x)
     spike, least = 1e3 * SPIKE_WIDTH * (x[-1] - x[0]), 0.01 * (high - low)

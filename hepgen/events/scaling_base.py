@@ -74,6 +74,10 @@ class Scaling:
         self._check_fitted()
         return self._inverse(np.asarray(y, dtype=np.float64))
 
+    def supports(self, x: Any) -> npt.NDArray[np.bool_]:
+        """Which of the values (n,) `forward` takes: all, but for a scaling that is defined on a part of the numbers."""
+        return np.ones(np.shape(x), dtype=bool)
+
     def _fit(self, x: Floats, weights: Floats | None, column: str) -> None:
         """Nothing to learn, unless a scaling does."""
 

@@ -12,6 +12,7 @@ from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from hepgen.errors import InputError, ModelFileError, UsageError
 from hepgen.events.quantiles import landmarks
@@ -93,11 +94,15 @@ class Log(Scaling):
     def __init__(self, shift: float = 0.0) -> None:
         self.shift = float(shift)
 
+    def supports(self, x: Any) -> npt.NDArray[np.bool_]:
+        """Which of the values lie above -shift."""
+        return np.asarray(np.asarray(x) > -self.shift)
+
     def _fit(self, x: Floats, weights: Floats | None, column: str) -> None:  # noqa: ARG002
-        check_support(x > -self.shift, x, f"{column} must lie above {0.0 - self.shift:g} for Log(shift={self.shift:g})")
+        check_support(self.supports(x), x, f"{column} must lie above {0.0 - self.shift:g} for Log(shift={self.shift:g})")
 
     def _forward(self, x: Floats) -> Floats:
-        check_support((x > -self.shift) | np.isnan(x), x, f"values must lie above {0.0 - self.shift:g} for Log(shift={self.shift:g})")
+        check_support(self.supports(x) | np.isnan(x), x, f"values must lie above {0.0 - self.shift:g} for Log(shift={self.shift:g})")
         return np.log(x + self.shift)
 
     def _inverse(self, y: Floats) -> Floats:
@@ -118,9 +123,12 @@ class LogitRange(Scaling):
     def _fit(self, x: Floats, weights: Floats | None, column: str) -> None:  # noqa: ARG002
         self._check(x, column)
 
+    def supports(self, x: Any) -> npt.NDArray[np.bool_]:
+        """Which of the values lie inside the range."""
+        return np.asarray((np.asarray(x) > self.low) & (np.asarray(x) < self.high))
+
     def _check(self, x: Floats, what: str) -> None:
-        inside = ((x > self.low) & (x < self.high)) | np.isnan(x)
-        check_support(inside, x, f"{what} must lie strictly between {self.low:g} and {self.high:g} for {self!r}")
+        check_support(self.supports(x) | np.isnan(x), x, f"{what} must lie strictly between {self.low:g} and {self.high:g} for {self!r}")
 
     def _forward(self, x: Floats) -> Floats:
         self._check(x, "values")
@@ -200,6 +208,14 @@ class Chain(Scaling):
         for scaling in self.scalings:
             x = scaling.fit(x, weights, column=column).forward(x)
 
+    def supports(self, x: Any) -> npt.NDArray[np.bool_]:
+        """Which of the values every scaling takes from the one before."""
+        values, supported = np.asarray(x, dtype=np.float64), np.ones(np.shape(x), dtype=bool)
+        for scaling in self.scalings:
+            supported &= scaling.supports(values)
+            values = scaling.forward(np.where(supported, values, np.nan))
+        return supported
+
     def _check_fitted(self) -> None:
         for scaling in self.scalings:
             scaling._check_fitted()
@@ -265,6 +281,10 @@ class Scaler:
     def inverse(self, matrix: Any) -> Floats:
         """The matrix (n, d) float64 that `forward` scaled."""
         return self._apply(matrix, [scaling.inverse for scaling in self.scalings])
+
+    def supports(self, matrix: Any) -> npt.NDArray[np.bool_]:
+        """Which entries (n, d) of a matrix the scaling of their column takes."""
+        return np.stack([scaling.supports(column) for scaling, column in zip(self.scalings, self._checked(matrix).T, strict=True)], axis=1)
 
     def _apply(self, matrix: Any, functions: list[Callable[[Any], Floats]]) -> Floats:
         matrix = self._checked(matrix)

@@ -11,7 +11,7 @@ import numpy as np
 from hepgen.errors import InputError, ModelFileError, UsageError
 from hepgen.events.expressions import EventSource, Expression, MatrixSource, NameSource, evaluate, parse
 from hepgen.events.features import Features, event_layout
-from hepgen.events.layouts import Bools, Floats
+from hepgen.events.layouts import Bools, Floats, length_of
 
 
 class Cut:
@@ -132,8 +132,11 @@ class Selection:
     def mask(self, events: Any) -> Bools:
         """Which events pass all cuts, (n,) bool; InputError when a column is missing."""
         layout = event_layout(events)
-        source = EventSource(layout)
-        passed = np.ones(layout.length, dtype=bool)
+        return self.passed(EventSource(layout), length_of(layout))
+
+    def passed(self, source: EventSource, length: int) -> Bools:
+        """`mask` of the events of a source, of which there are so many."""
+        passed = np.ones(length, dtype=bool)
         for cut in self.cuts:
             passed &= _passes(cut, source)
         return passed
@@ -149,10 +152,10 @@ class Selection:
         """
         layout = event_layout(events)
         source = EventSource(layout)
-        passed = np.ones(layout.length, dtype=bool)
-        weights = np.ones(layout.length) if weights is None else np.asarray(weights, dtype=np.float64)
+        passed = np.ones(length_of(layout), dtype=bool)
+        weights = np.ones(len(passed)) if weights is None else np.asarray(weights, dtype=np.float64)
         if weights.shape != passed.shape:
-            raise InputError(f"there are {layout.length} events and weights of shape {weights.shape}: give one weight for each event")
+            raise InputError(f"there are {len(passed)} events and weights of shape {weights.shape}: give one weight for each event")
         flow = [("all", len(passed), float(weights.sum()))]
         for cut in self.cuts:
             passed &= _passes(cut, source)

@@ -38,6 +38,15 @@ _chosen: ContextVar[str | None] = ContextVar("hepgen_backend", default=None)
 _threads: ContextVar[int | None] = ContextVar("hepgen_threads", default=None)
 _core: ModuleType | None = None
 _core_reason = ""
+_forked = False
+
+
+def _after_fork() -> None:
+    global _forked  # noqa: PLW0603 - a fact about the process
+    _forked = True
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def core() -> ModuleType | None:
@@ -136,7 +145,8 @@ def threads(count: int) -> Iterator[None]:
     """Run every compiled op inside the ``with`` block on so many threads.
 
     The choice holds for the current thread or asyncio task: for workers that share the cores among themselves. Without it an
-    op takes as many threads as torch (``torch.set_num_threads``), and one where torch is not loaded.
+    op takes as many threads as torch (``torch.set_num_threads``), and one where torch is not loaded or in a process made by fork,
+    which is one of several workers.
 
     Parameters
     ----------
@@ -162,7 +172,7 @@ def thread_count() -> int:
     if chosen is not None:
         return chosen
     torch: Any = sys.modules.get("torch")
-    return 1 if torch is None else int(torch.get_num_threads())
+    return 1 if torch is None or _forked else int(torch.get_num_threads())
 
 
 def cores() -> int:

@@ -1,9 +1,32 @@
-"""Losses on distributions: what a fit minimises, as functions of tensors and signed event weights."""
+"""Losses on distributions: what a fit minimises, as functions of tensors and signed event weights.
+
+Names are loaded when first asked for, so that `ratio`, which applying a saved network needs, comes without torch.
+"""
 
 from __future__ import annotations
 
-from hepgen.losses.kl import KLOfKDE
-from hepgen.losses.likelihood import negative_log_likelihood, weighted_mean
-from hepgen.losses.mmd import MMD
+import importlib
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["MMD", "KLOfKDE", "negative_log_likelihood", "weighted_mean"]
+if TYPE_CHECKING:
+    from hepgen.losses.kl import KLOfKDE as KLOfKDE
+    from hepgen.losses.likelihood import negative_log_likelihood as negative_log_likelihood
+    from hepgen.losses.likelihood import weighted_mean as weighted_mean
+    from hepgen.losses.mmd import MMD as MMD
+    from hepgen.losses.ratio_loss import RatioLoss as RatioLoss
+
+_LAZY = {
+    "MMD": "mmd",
+    "KLOfKDE": "kl",
+    "RatioLoss": "ratio_loss",
+    "negative_log_likelihood": "likelihood",
+    "weighted_mean": "likelihood",
+}
+
+__all__ = ["MMD", "KLOfKDE", "RatioLoss", "negative_log_likelihood", "weighted_mean"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(f"hepgen.losses.{_LAZY[name]}"), name)
+    raise AttributeError(f"module 'hepgen.losses' has no attribute {name!r}")

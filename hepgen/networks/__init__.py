@@ -1,10 +1,36 @@
-"""Torch modules, tensors only: masked networks, the flows built of them, and plain multilayer perceptrons."""
+"""Networks: masked ones, the flows built of them, plain multilayer perceptrons; torch modules to fit, frozen twins on numpy to apply.
+
+Names are loaded when first asked for, so that a frozen network needs no torch.
+"""
 
 from __future__ import annotations
 
-from hepgen.networks.bijections import Affine, Bijection
-from hepgen.networks.made import MADE
-from hepgen.networks.maf import MAF
-from hepgen.networks.mlp import MLP
+import importlib
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["MADE", "MAF", "MLP", "Affine", "Bijection"]
+if TYPE_CHECKING:
+    from hepgen.networks.bijections import Affine as Affine
+    from hepgen.networks.bijections import Bijection as Bijection
+    from hepgen.networks.frozen import FrozenMAF as FrozenMAF
+    from hepgen.networks.frozen import FrozenMLP as FrozenMLP
+    from hepgen.networks.made import MADE as MADE
+    from hepgen.networks.maf import MAF as MAF
+    from hepgen.networks.mlp import MLP as MLP
+
+_LAZY = {
+    "MADE": "made",
+    "MAF": "maf",
+    "MLP": "mlp",
+    "Affine": "bijections",
+    "Bijection": "bijections",
+    "FrozenMAF": "frozen",
+    "FrozenMLP": "frozen",
+}
+
+__all__ = ["MADE", "MAF", "MLP", "Affine", "Bijection", "FrozenMAF", "FrozenMLP"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(f"hepgen.networks.{_LAZY[name]}"), name)
+    raise AttributeError(f"module 'hepgen.networks' has no attribute {name!r}")

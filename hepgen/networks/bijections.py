@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from hepgen.networks.frozen import AFFINE_BOUND
 
 
 class Bijection(Protocol):
@@ -35,7 +36,7 @@ class Affine:
 
     outputs = 2
 
-    def __init__(self, bound: float = math.log(1e3)) -> None:
+    def __init__(self, bound: float = AFFINE_BOUND) -> None:
         self.bound = bound
 
     def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from hepgen.errors import FitInterrupted, InputError, UsageError
-from hepgen.optim import power_decay
+from hepgen.optim import ECD, eta_for, power_decay
 from hepgen.progress import progress_bar
 from hepgen.training.checkpoint import load_checkpoint, save_checkpoint
 from hepgen.training.interrupts import deferred_interrupt
@@ -29,6 +29,7 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "rmsprop": torch.optim.RMSprop,
     "adam": torch.optim.Adam,
     "sgd": torch.optim.SGD,
+    "ecd": ECD,
 }
 
 
@@ -64,9 +65,11 @@ class Plan:
     power
         Power of the decay: 0.5 is the square-root decay of the sim-to-data paper.
     optimizer
-        "rmsprop", "adam" or "sgd".
+        "rmsprop", "adam", "sgd" or "ecd" (`hepgen.optim.ECD`, whose `learning_rate` is of order 0.1 to 1).
+    options
+        Further arguments of the optimiser by name. The eta of ECD is that of `hepgen.optim.eta_for` for all steps of the fit by default.
     clip_norm
-        Largest norm of the gradient of one step; None does not clip.
+        Largest norm of the gradient of one step; None does not clip, nor does "ecd", which conserves energy with the gradient of its loss.
     validation
         Fraction of each sample held out.
     patience
@@ -84,6 +87,7 @@ class Plan:
     validation: float = 0.1
     patience: int | None = None
     seed: int = 1
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZERS:
@@ -141,7 +145,7 @@ class _Fit:
         parts = {name: sample.split(plan.validation, mix_seed(plan.seed, 0, i)) for i, (name, sample) in enumerate(samples.items())}
         self.order = BatchOrder({name: part[0] for name, part in parts.items()}, plan.batch_size, plan.seed)
         self.held_out = {name: part[1] for name, part in parts.items()}
-        self.optimizer = OPTIMIZERS[plan.optimizer](objective.parameters(), lr=plan.learning_rate[0])
+        self.optimizer = self._new_optimizer()
         self.record = Record()
         self.epoch = self.step = 0
         self.best: dict[str, Any] = copy.deepcopy(objective.state_dict())
@@ -172,6 +176,15 @@ class _Fit:
         self.objective.load_state_dict(self.best)
         return self.record
 
+    def _new_optimizer(self) -> torch.optim.Optimizer:
+        options = dict(self.plan.options)
+        if self.plan.optimizer == "ecd" and "eta" not in options:
+            options["eta"] = eta_for(self.objective, self.plan.epochs * self.order.steps)
+        try:
+            return OPTIMIZERS[self.plan.optimizer](self.objective.parameters(), lr=self.plan.learning_rate[0], **options)
+        except TypeError as error:
+            raise UsageError(f"the optimizer {self.plan.optimizer!r} does not take these options: {error}") from error
+
     def _finished(self) -> bool:
         waited = self.epoch - self.record.best_epoch
         return self.epoch >= self.plan.epochs or (self.plan.patience is not None and self.epoch > 0 and waited >= self.plan.patience)
@@ -185,9 +198,12 @@ class _Fit:
         losses = self.objective.losses(self.order.batch(self.epoch, self.step))
         self.optimizer.zero_grad(set_to_none=True)
         losses["loss"].backward()
-        if self.plan.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.objective.parameters(), self.plan.clip_norm)
-        self.optimizer.step()
+        if isinstance(self.optimizer, ECD):
+            self.optimizer.step(losses["loss"])
+        else:
+            if self.plan.clip_norm is not None:
+                nn.utils.clip_grad_norm_(self.objective.parameters(), self.plan.clip_norm)
+            self.optimizer.step()
         self.objective.after_step(losses)
         self.rows.append({name: value.detach() for name, value in losses.items()})
         self.step += 1

@@ -6,7 +6,6 @@ from hepgen import bench
 from hepgen.bench import maf as bench_maf
 from hepgen.errors import HepgenError, UsageError
 from hepgen.kernels import dispatch
-from hepgen.networks import MAF
 
 
 def test_every_case_and_backend_is_measured():
@@ -35,9 +34,9 @@ def test_unknown_peer():
         bench.run("maf", sizes=[30], peers=["normflows"])
 
 
-def testuseful_flops_by_hand():
+def test_useful_flops_by_hand():
     # one block of the benchmark's flow: 128 units spread over degrees 0 ... 5, (22, 21, 21, 22, 21, 21) of each
     counts = [22, 21, 21, 22, 21, 21]
     stops = [sum(counts[: i + 1]) for i in range(6)]
     products = 6 * 128 + sum(g * n for g, n in enumerate(counts)) + sum(n * s for n, s in zip(counts, stops, strict=True)) + 2 * sum(stops)
-    assert bench_maf.useful_flops(MAF(6, 6, 1)) == 2 * products
+    assert bench_maf.useful_flops(6, 6, (128, 128), 1) == 2 * products

@@ -4,21 +4,27 @@ import json
 import os
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from hepgen.errors import InputError, ModelFileError, OutputError
-from hepgen.estimators.model_file import load, read_model, write_model
+from hepgen.estimators.model_file import load, pack, read_content, unpack, write_model
 
 TENSORS = {"a": np.arange(6.0).reshape(2, 3), "b": np.array([1, 2], dtype=np.int64)}
 DOCUMENT = {"features": ["x"], "pi": 3.141592653589793, "nested": {"deep": [1, None, "ü"]}}
 
 
+def read_model(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    return unpack(read_content(path), str(path))
+
+
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    return write_model(tmp_path / "m.hepgen", "SimToData", DOCUMENT, TENSORS)
+    return write_model(tmp_path / "m.hepgen", pack("SimToData", DOCUMENT, TENSORS))
 
 
 def test_comes_back_as_it_was_written(model: Path) -> None:
@@ -80,7 +86,7 @@ def test_a_newer_format_asks_for_a_newer_hepgen(tmp_path: Path) -> None:
 
 
 def test_an_estimator_of_a_newer_hepgen_is_named(tmp_path: Path) -> None:
-    write_model(tmp_path / "m.hepgen", "TimeMachine", DOCUMENT, TENSORS)
+    write_model(tmp_path / "m.hepgen", pack("TimeMachine", DOCUMENT, TENSORS))
     with pytest.raises(ModelFileError, match="holds a 'TimeMachine'"):
         load(tmp_path / "m.hepgen")
 
@@ -115,13 +121,13 @@ def test_a_model_that_lacks_a_part_is_refused(model: Path) -> None:
 
 
 def test_outputs_that_exist_or_cannot_be_written(model: Path, tmp_path: Path) -> None:
-    before = model.read_bytes()
+    before, content = model.read_bytes(), pack("SimToData", {}, TENSORS)
     with pytest.raises(OutputError, match="exists already"):
-        write_model(model, "SimToData", {}, TENSORS)
+        write_model(model, content)
     assert model.read_bytes() == before
-    write_model(model, "SimToData", {}, TENSORS, overwrite=True)
+    write_model(model, content, overwrite=True)
     with pytest.raises(OutputError, match="cannot be written to .*no/m.hepgen"):
-        write_model(tmp_path / "no" / "m.hepgen", "SimToData", {}, TENSORS)
+        write_model(tmp_path / "no" / "m.hepgen", content)
     with pytest.raises(OutputError, match="cannot be written"):
-        write_model(model / "below-a-file.hepgen", "SimToData", {}, TENSORS)
+        write_model(model / "below-a-file.hepgen", content)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.hepgen"]

@@ -281,13 +281,15 @@ def printed_zeros(printed: str) -> bool:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
 def test_survives_fork():
-    """After use in the parent; the child starts threads of its own, and ends them with each call."""
+    """After use in the parent; the child, asked for two, starts threads of its own, and ends them with each call."""
     program = (
         WATCH + "torch.set_num_threads(2)\n"
         "want = {op: ops['outcome'](op) for op in ops['CALLS']}\n"
         "(torch.ones(2000, 2000) + 1).sum()\n"
         "pid = os.fork()\n"
         "if pid == 0:\n"
+        "    held = ops['dispatch'].threads(2)\n"
+        "    held.__enter__()\n"
         "    good = not ops['dispatch'].core().borrows_threads() and all(ops['outcome'](op) == want[op] for op in want)\n"
         "    good = good and (sys.platform != 'linux' or threads_during('kernel_mean') == 1)\n"
         "    good = good and (sys.platform != 'linux' or threads_during('kernel_mean') == 1)\n"  # the first one is gone
@@ -317,17 +319,13 @@ def test_first_use_after_fork():
 
 
 @pytest.mark.skipif(not (LINUX and hasattr(os, "fork")), reason="counts threads in /proc")
-def test_workers_of_a_pool_that_load_a_model_use_one_thread(tmp_path):
-    """coffea's futures executor makes such processes by fork; a model's first use holds torch, and so the kernels, to one thread."""
+def test_workers_of_a_forked_pool_use_one_thread():
+    """coffea's futures executor makes such processes by fork: each of them is one worker of several."""
     program = (
         WATCH + "import multiprocessing, concurrent.futures, warnings\n"
-        "from hepgen.estimators import cache\n"
         "torch.set_num_threads(3)\n"
         "ops['outcome']('kernel_mean')\n"
-        f"path = {str(tmp_path / 'model')!r}\n"
-        "open(path, 'w').write('x')\n"
         "def work(_):\n"
-        "    cache.cached(path, load=lambda p: p)\n"
         "    return threads_during('kernel_mean')\n"
         "warnings.simplefilter('ignore')\n"
         "with concurrent.futures.ProcessPoolExecutor(2, mp_context=multiprocessing.get_context('fork')) as pool:\n"

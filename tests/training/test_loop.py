@@ -3,15 +3,17 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from hepgen.errors import FitInterrupted, InputError, UsageError
+from hepgen.errors import FitInterrupted, InputError, StepError, UsageError
+from hepgen.optim import ECD
 from hepgen.training import Batch, Objective, Plan, Sample, train
-from hepgen.training.samples import BatchOrder
+from hepgen.training.samples import BatchOrder, mix_seed
 
 
 class Line(Objective):
@@ -54,9 +56,14 @@ def test_fits_a_line_and_keeps_the_best_epoch() -> None:
     assert record.epochs[0]["train"] > 10 * record.epochs[-1]["train"]
 
 
+# with a bounce, so that the random numbers of ECD go on too
+ECD_PLAN: dict[str, Any] = {"optimizer": "ecd", "learning_rate": (0.5, 0.1), "options": {"F0": -1.0, "nu": 1e-2, "seed": 3}}
+
+
+@pytest.mark.parametrize("options", [{"optimizer": "adam"}, ECD_PLAN], ids=["adam", "ecd"])
 @pytest.mark.parametrize("die_at", [2, 11, 37])
-def test_resumes_to_the_same_weights_bit_for_bit(tmp_path: Path, die_at: int) -> None:
-    plan = Plan(epochs=6, batch_size=16, optimizer="adam")
+def test_resumes_to_the_same_weights_bit_for_bit(tmp_path: Path, die_at: int, options: dict[str, Any]) -> None:
+    plan = Plan(epochs=6, batch_size=16, **options)
     whole = Line()
     record = train(whole, points(), plan)
     with pytest.raises(RuntimeError, match="killed here"):
@@ -66,6 +73,35 @@ def test_resumes_to_the_same_weights_bit_for_bit(tmp_path: Path, die_at: int) ->
     assert weights(resumed) == weights(whole)
     assert again.steps == record.steps
     assert resumed.calls < whole.calls, "it went on instead of starting anew"
+
+
+def test_ecd_gets_the_loss_of_its_step_and_its_gradient_unclipped() -> None:
+    plan = Plan(
+        epochs=3, batch_size=20, optimizer="ecd", learning_rate=(0.4, 0.4), clip_norm=1e-3, options={"F0": -0.5, "weight_decay": 0.1}
+    )
+    fitted, alone = Line(), Line()
+    fitted_record = train(fitted, points(), plan)
+    order = BatchOrder({"points": points()["points"].split(0.1, mix_seed(1, 0, 0))[0]}, 20, seed=1)
+    optimizer = ECD(alone.parameters(), lr=0.4, eta=2 * (3 * order.steps) ** 2 / 3, F0=-0.5, weight_decay=0.1)
+    states = []
+    for epoch in range(3):
+        for step in range(order.steps):
+            optimizer.zero_grad()
+            loss = alone.losses(order.batch(epoch, step))["loss"]
+            loss.backward()
+            optimizer.step(loss)
+        states.append(weights(alone))
+    assert weights(fitted) == states[fitted_record.best_epoch - 1]
+
+
+def test_ecd_says_when_the_loss_is_not_above_f0() -> None:
+    with pytest.raises(StepError, match="is not above F0 = 1000: choose F0 below every loss"):
+        train(Line(), points(), Plan(epochs=1, batch_size=20, optimizer="ecd", options={"F0": 1e3}))
+
+
+def test_options_that_an_optimizer_does_not_have_are_named() -> None:
+    with pytest.raises(UsageError, match=r"optimizer 'adam' does not take these options: .*F0"):
+        train(Line(), points(), Plan(epochs=1, batch_size=20, optimizer="adam", options={"F0": -1.0}))
 
 
 def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(tmp_path: Path) -> None:
