@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-_LAZY = {"TransformProcessor": "transform", "declared": "arrays", "known_columns": "arrays"}
+if TYPE_CHECKING:
+    from hepgen_coffea.arrays import declared as declared
+    from hepgen_coffea.arrays import known_columns as known_columns
+    from hepgen_coffea.processor import ModelProcessor as ModelProcessor
+    from hepgen_coffea.reweight import ReweightProcessor as ReweightProcessor
+    from hepgen_coffea.transform import ReplaceProcessor as ReplaceProcessor
+    from hepgen_coffea.transform import TransformProcessor as TransformProcessor
 
-__all__ = ["TransformProcessor", "declared", "known_columns"]
+_LAZY = {
+    "ModelProcessor": "processor",
+    "ReplaceProcessor": "transform",
+    "ReweightProcessor": "reweight",
+    "TransformProcessor": "transform",
+    "declared": "arrays",
+    "known_columns": "arrays",
+}
+
+__all__ = ["ModelProcessor", "ReplaceProcessor", "ReweightProcessor", "TransformProcessor", "declared", "known_columns"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,195 +1,100 @@
-"""A coffea processor that applies a saved model to simulation and fills histograms before and after."""
+"""Processors that change columns of events: simulation made to look like data, and objects of control-region events replaced."""
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
-from uuid import UUID
 
 import awkward as ak
 import numpy as np
-from coffea.processor import ProcessorABC
-from numpy.typing import NDArray
 
-from hepgen import histograms as hists
 from hepgen.errors import UsageError
-from hepgen.estimators.cache import cached, file_sha256
-from hepgen.events.expressions import EventSource, NameSource, evaluate, parse
-from hepgen.events.expressions import Path as ColumnPath
-from hepgen.events.identity import identity_columns
-from hepgen.events.schemas import Schema, detect, schema
-from hepgen.events.selections import Selection
-from hepgen.kernels import threads
-from hepgen_coffea.arrays import declared, known_columns
-
-DATA, BEFORE, AFTER = hists.SAMPLES
+from hepgen.histograms import SAMPLES
+from hepgen_coffea.processor import Fill, ModelProcessor, Weights
 
 
-class TransformProcessor(ProcessorABC):  # type: ignore[misc]
+class TransformProcessor(ModelProcessor):
     """Fill histograms of simulation as it is and as a saved model transforms it, and of data beside it.
-
-    The processor pickles to a few kB, the path and the sha256 of the model: every process loads the model once, however many chunks it is
-    given. It reads the columns that the model, the weights, the selection and the histograms name, and no others. A transformed event
-    depends on its own values and identity, so the histograms do not depend on the chunks.
 
     Parameters
     ----------
-    model_path
-        A file written by ``model.save``; every worker must find it under this path.
-    histograms
-        Name -> (column, axis), or (columns, axes) for more than one dimension. A column is an expression of `hepgen.Features`, such as
-        ``"photon[0].pt"`` or ``"mass(massless(photon[0]), massless(photon[1]))"``, or a whole collection, ``"photon.pt"``. An event without
-        the object is left out. Axes are those of `hist`, with a name each.
-    schema
-        Name of the schema of branch-level events; by default the model's, else the one that the tree and branch names show. Events that
-        are records already (NanoAODSchema, PHYSLITESchema) are taken as they are.
-    seed
-        Seed of the noise; the model's own by default.
-    weight
-        True: the schema's event weights; False: one each; a string: the column of that name.
-    selection
-        Cuts on the events that are filled, before and after the transformation each on its own.
-    data
-        Names of the datasets that are data: filled, not transformed.
-
-    Raises
-    ------
-    InputError
-        There is no such model file; in `process`, a column that is not there.
-    UsageError
-        A histogram without axis, or with columns and axes that differ in number; an expression that is none.
+    model_path, histograms, options
+        See `ModelProcessor`.
+    copies
+        Times that each event is transformed, with noise of its own each time and a weight of 1/copies: less scatter from the noise. The
+        copies of an event are not independent, which the variances of the histograms do not know.
 
     Notes
     -----
-    `process` returns ``{dataset: {"hists": {name: hist.Hist}, "events": n, "transformed": n, "untouched": n}}``, which coffea adds up. Each
-    histogram has an axis "dataset" with the categories "simulation" and "transformed", or "data", and Weight storage.
+    The categories of the axis "dataset" are "simulation" and "transformed", or "data".
     """
+
+    #: categories of the events as they are and as they become
+    samples: tuple[str, str] = SAMPLES[1:]
+
+    def __init__(
+        self, model_path: str | os.PathLike[str], histograms: Mapping[str, tuple[Any, Any]], *, copies: int = 1, **options: Any
+    ) -> None:
+        if copies < 1:
+            raise UsageError(f"copies must be at least 1, not {copies}")
+        super().__init__(model_path, histograms, **options)
+        self.copies = copies
+
+    def apply(self, events: ak.Array, weights: Weights | None, identity: Any, fill: Fill) -> int:
+        """See `ModelProcessor.apply`."""
+        before, after = self.samples
+        fill(before, events, weights)
+        each = self.weights_of_a_copy(np.ones(len(events)) if weights is None else weights)
+        transformed = 0
+        for copy in range(self.copies):
+            moved, counts = self.model.transform_counted(events, seed=self.seed, identity=identity, copy=copy)
+            fill(after, moved, each)
+            transformed = counts.transformed
+        return transformed
+
+    def weights_of_a_copy(self, weights: Weights) -> Any:
+        """Weights of the transformed events of one copy, one an event or a mapping of variations to them, from those of the events."""
+        return weights / self.copies
+
+
+class ReplaceProcessor(TransformProcessor):
+    """Fill histograms of control-region events as they are and with their failing object replaced, scaled to the signal region.
+
+    Parameters
+    ----------
+    model_path, histograms, copies, options
+        See `TransformProcessor`; ten copies by default. Datasets named in ``data=`` are the signal region's.
+    transfer
+        Signal-region events for each control-region event, and its error: every replaced event weighs so much, and the histograms have
+        the variations "transferUp" and "transferDown".
+
+    Notes
+    -----
+    The categories of the axis "dataset" are "control region" and "replaced", or "data". Any model that transforms events can be used.
+    """
+
+    variations = True
+    samples = ("control region", "replaced")
 
     def __init__(
         self,
         model_path: str | os.PathLike[str],
-        histograms: Mapping[str, tuple[str | Sequence[str], Any]],
+        histograms: Mapping[str, tuple[Any, Any]],
         *,
-        schema: str | None = None,
-        seed: int | None = None,
-        weight: bool | str = True,
-        selection: Selection | None = None,
-        data: Collection[str] = (),
+        transfer: tuple[float, float] = (1.0, 0.0),
+        copies: int = 10,
+        **options: Any,
     ) -> None:
-        self.model_path = str(Path(model_path).resolve())
-        self.sha256 = file_sha256(self.model_path)
-        self.histograms = {name: _checked(name, *entry) for name, entry in histograms.items()}
-        self.schema, self.seed, self.weight, self.selection, self.data = schema, seed, weight, selection, frozenset(data)
+        factor, error = transfer
+        if not 0 < factor < math.inf or not 0 <= error < math.inf:
+            raise UsageError(f"transfer is a positive factor and its error, not {transfer}")
+        super().__init__(model_path, histograms, copies=copies, **options)
+        self.transfer = (float(factor), float(error))
 
-    @property
-    def model(self) -> Any:
-        """The model, loaded at most once in this process."""
-        return cached(self.model_path, self.sha256)
-
-    def process(self, events: ak.Array) -> dict[str, dict[str, Any]]:
-        """Fill the histograms from one chunk."""
-        metadata = getattr(events, "metadata", None) or {}
-        dataset = metadata.get("dataset", "events")
-        kind = self._schema(events, metadata.get("treename", ""))
-        names = known_columns(events)
-        records = any("." in name for name in names)
-        raw = declared(events, self._columns(names, schema("flat") if records else kind, kind))
-        view = raw if records else kind.view(raw)
-        weights = self._weights(view, kind)
-        result: dict[str, Any] = {"hists": self._book(), "events": len(view), "transformed": 0}
-        if dataset in self.data:
-            self._fill(result["hists"], view, weights, DATA)
-        else:
-            self._fill(result["hists"], view, weights, BEFORE)
-            with threads(1):  # chunks run side by side already
-                after = self.model.transform(view, seed=self.seed, identity=_file_identity(view, metadata))
-            self._fill(result["hists"], after, weights, AFTER)
-            result["transformed"] = int(np.count_nonzero(self.model.features.to_matrix(view)[1]))
-        result["untouched"] = result["events"] - result["transformed"]
-        return {dataset: result}
-
-    def postprocess(self, accumulator: Any) -> Any:
-        """Return the sum as it is."""
-        return accumulator
-
-    def _schema(self, events: ak.Array, tree: str) -> Schema:
-        name = self.schema or self.model.schema
-        return schema(name) if name is not None else detect(tree, events.fields)
-
-    def _columns(self, names: list[str], layout: Schema, kind: Schema) -> list[str]:
-        """Return which of the columns `names` to read; `layout` says where they are seen, `kind` which of them are weights."""
-        seen = [".".join(layout.path(name, names)) for name in names]
-        source = NameSource(seen)
-        for columns, _ in self.histograms.values():
-            for column in columns:
-                evaluate(parse(column), source)
-        needed = source.needed | set(self.model.features.columns(seen)) | set(identity_columns(seen))
-        if self.selection is not None:
-            needed |= set(self.selection.columns(seen))
-        if isinstance(self.weight, str):
-            needed.add(self.weight)
-        elif self.weight:
-            needed |= set(kind.weight_columns(names))
-        return layout.branches(needed, names)
-
-    def _weights(self, events: ak.Array, kind: Schema) -> NDArray[np.float64] | None:
-        if isinstance(self.weight, str):
-            return np.asarray(events[tuple(self.weight.split("."))], dtype=np.float64)
-        return kind.weight(events) if self.weight else None
-
-    def _book(self) -> dict[str, Any]:
-        return {name: hists.book(*axes, samples=()) for name, (_, axes) in self.histograms.items()}
-
-    def _fill(self, booked: dict[str, Any], events: ak.Array, weights: NDArray[np.float64] | None, sample: str) -> None:
-        if self.selection is not None:
-            passed = self.selection.mask(events)
-            events, weights = events[passed], None if weights is None else weights[passed]
-        source = EventSource(ak.to_layout(events))
-        for name, (columns, axes) in self.histograms.items():
-            values, present = _values(events, source, columns)
-            kept = None if weights is None else weights[present]
-            hists.fill(booked[name], {axis.name: value[present] for axis, value in zip(axes, values, strict=True)}, kept, sample=sample)
-
-
-def _file_identity(events: ak.Array, metadata: Mapping[str, Any]) -> NDArray[np.uint64] | None:
-    """Return the file and entry of each event, (n, 3), for events that carry no run and event numbers; else None."""
-    if identity_columns(known_columns(events)) or "fileuuid" not in metadata:
-        return None
-    file = UUID(metadata["fileuuid"]).int if metadata["fileuuid"] else 0
-    entry = int(metadata.get("entrystart", 0)) + np.arange(len(events), dtype=np.uint64)
-    keys = np.empty((len(events), 3), dtype=np.uint64)
-    keys[:, 0], keys[:, 1], keys[:, 2] = file >> 64, file & 0xFFFFFFFFFFFFFFFF, entry
-    return keys
-
-
-def _checked(name: str, columns: str | Sequence[str], axes: Any) -> tuple[tuple[str, ...], tuple[Any, ...]]:
-    """Return the columns and axes of a histogram as tuples, with as many names."""
-    columns = (columns,) if isinstance(columns, str) else tuple(columns)
-    axes = tuple(axes) if isinstance(axes, list | tuple) else (axes,)
-    if len(columns) != len(axes) or not axes:
-        raise UsageError(f"the histogram {name!r} has {len(columns)} columns and {len(axes)} axes: give one axis for each column")
-    labels = [getattr(axis, "name", "") for axis in axes]
-    if "" in labels or len(set(labels)) < len(labels):
-        raise UsageError(f"the axes of the histogram {name!r} are named {labels}: give each a name= of its own")
-    for column in columns:
-        parse(column)
-    return columns, axes
-
-
-def _values(events: ak.Array, source: EventSource, columns: Sequence[str]) -> tuple[list[Any], NDArray[np.bool_]]:
-    """Return the values of each column, flat (n,) or jagged, and the events (n,) that have all of them."""
-    values: list[Any] = []
-    present = np.ones(len(events), dtype=bool)
-    for column in columns:
-        expression = parse(column)
-        if isinstance(expression, ColumnPath) and not expression.indices:
-            whole = events[source.fields(expression)]
-            if whole.ndim > 1:
-                values.append(whole)
-                continue
-        value, there = evaluate(expression, source)
-        values.append(value)
-        present &= there
-    return values, present
+    def weights_of_a_copy(self, weights: Weights) -> dict[str, Weights]:
+        """See `TransformProcessor.weights_of_a_copy`."""
+        factor, error = self.transfer
+        each = super().weights_of_a_copy(weights)
+        return {"nominal": factor * each, "transferUp": (factor + error) * each, "transferDown": max(factor - error, 0.0) * each}

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -113,3 +117,82 @@ def test_histograms_go_to_root(iterative: dict[str, Any], tmp_path: Path) -> Non
             np.testing.assert_array_equal(file[name].values(flow=True), histogram.values(flow=True))
             np.testing.assert_array_equal(file[name].variances(flow=True), histogram.variances(flow=True))
             np.testing.assert_array_equal(file[name].axis().edges(), histogram.axes[0].edges)
+
+
+# --- every executor, event by event ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first 150 events of a packaged file."""
+    from hepgen.events import Writer, chunks, open_info
+
+    path = tmp_path_factory.mktemp("few") / "few.root"
+    source = FILES["sim_independent"]
+    with Writer(path, like=open_info(source)) as out:
+        out.extend(next(chunks(source, chunk_size=150)).raw)
+    return path
+
+
+def record(model: Path, path: Path, executor: Any, chunksize: int) -> dict[str, Any]:
+    from coffea.nanoevents import BaseSchema
+    from coffea.processor import Runner
+    from worker_processors import Recorder
+
+    cache.forget()
+    fileset = {"sim": {"files": {str(path): "mini"}}}
+    found: dict[str, Any] = Runner(executor=executor, schema=BaseSchema, chunksize=chunksize)(fileset, Recorder(model, {}))
+    return found["sim"]
+
+
+@pytest.fixture(scope="module")
+def wanted(model: Path, few: Path) -> set[Any]:
+    """Every event as the model alone makes it of the whole file."""
+    moved = hepgen.load(model).transform(read(few))
+    return {(int(number), (ak.to_numpy(event.pt).tobytes().hex(),)) for number, event in zip(moved.eventNumber, moved.photon, strict=True)}
+
+
+@pytest.mark.parametrize("chunksize", [1, 3, 7, 1000])
+@pytest.mark.parametrize("count", [1, 2])
+def test_chunks_of_any_size_give_the_same_bits(model: Path, few: Path, wanted: set[Any], chunksize: int, count: int) -> None:
+    from coffea.processor import IterativeExecutor
+
+    from hepgen.kernels import threads
+
+    with threads(count):
+        found = record(model, few, IterativeExecutor(status=False), chunksize)
+    assert found["moved"] == wanted
+    assert found["chunks"] >= 150 // (chunksize + 1)  # coffea makes them of about one size
+    assert {loads for _, loads, _ in found["processes"]} == {1}
+
+
+@pytest.mark.parametrize("kind", ["processes", "threads", "dask"])
+def test_fifty_chunks_load_the_model_once_in_each_process(model: Path, few: Path, wanted: set[Any], kind: str) -> None:
+    with workers(kind) as executor:
+        found = record(model, few, executor, 3)
+    assert found["moved"] == wanted
+    assert (found["chunks"], found["transformed"] + found["untouched"]) == (50, 150)
+    processes = {process for process, _, _ in found["processes"]}
+    assert len(processes) == (1 if kind == "threads" else 2)
+    assert {loads for _, loads, _ in found["processes"]} == {1}
+    assert kind == "threads" or not any(torch for _, _, torch in found["processes"])
+
+
+@contextmanager
+def workers(kind: str) -> Iterator[Any]:
+    """An executor of coffea with two workers of a kind; processes are fresh ones, which have imported nothing."""
+    from coffea.processor import DaskExecutor, FuturesExecutor
+
+    if kind == "threads":
+        with ThreadPoolExecutor(2) as pool:
+            yield FuturesExecutor(pool=pool, status=False)
+    elif kind == "processes":
+        with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+            yield FuturesExecutor(pool=pool, status=False)
+    else:
+        distributed = pytest.importorskip("distributed")
+        with (
+            distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+            distributed.Client(cluster) as client,
+        ):
+            yield DaskExecutor(client=client, status=False)

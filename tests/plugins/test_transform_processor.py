@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import uproot
 
 from hepgen.errors import InputError, MissingDependency, ModelFileError, UsageError
 from hepgen.estimators import cache
+from hepgen.estimators.transformer import Counts
 from hepgen.events import Cut, Features, Selection
 from hepgen.kernels import threads
 from hepgen.kernels.dispatch import thread_count
@@ -46,19 +47,24 @@ class Shift:
         self.identities: list[Any] = []
         self.threads: list[int] = []
 
-    def transform(self, events: ak.Array, *, seed: int | None = None, identity: Any = None) -> ak.Array:
+    def columns(self, available: Iterable[str]) -> set[str]:
+        return self.features.columns(available)
+
+    def transform_counted(
+        self, events: ak.Array, *, seed: int | None = None, identity: Any = None, copy: int = 0
+    ) -> tuple[ak.Array, Counts]:
         self.identities.append(identity)
         self.threads.append(thread_count())
         matrix, mask = self.features.to_matrix(events)
-        matrix[:, 0] *= 1.1
-        return self.features.from_matrix(events, matrix, mask)
+        matrix[:, 0] *= 1.1 + copy
+        return self.features.from_matrix(events, matrix, mask), Counts(len(mask), int(mask.sum()), int((~mask).sum()), 0)
 
 
 @pytest.fixture
 def shift(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     path = tmp_path / "shift.hepgen"
     path.write_bytes(b"shift")
-    monkeypatch.setattr(cache, "_load", lambda path: Shift())
+    monkeypatch.setattr(cache, "from_content", lambda content, name: Shift())
     cache.forget()
     yield path
     cache.forget()
@@ -268,7 +274,7 @@ def test_records_of_nanoaod_are_taken_as_they_are(shared_data: Path, tmp_path: P
     model.features = Features(["Muon[0].pt", "Muon[1].pt"])
     path = tmp_path / "shift.hepgen"
     path.write_bytes(b"nanoaod")
-    monkeypatch.setattr(cache, "_load", lambda path: model)
+    monkeypatch.setattr(cache, "from_content", lambda content, name: model)
     source = shared_data / "nano_dimuon.root"
     processor = make(path, histograms={"pt": ("Muon[0].pt", PT), "all": ("Muon.pt", ALL)})
     out, metrics = run(source, processor, tree="Events", schema=NanoAODSchema, chunksize=13, savemetrics=True)
@@ -286,7 +292,7 @@ def test_records_of_nanoaod_are_taken_as_they_are(shared_data: Path, tmp_path: P
 
 
 def test_wrong_requests_are_refused(mini: dict[str, Any], shift: Path) -> None:
-    with pytest.raises(InputError, match=r"none\.hepgen cannot be read"):
+    with pytest.raises(InputError, match=r"there is no model file .*none\.hepgen"):
         make(shift.parent / "none.hepgen")
     with pytest.raises(UsageError, match="'pt1' has 2 columns and 1 axes"):
         make(shift, histograms={"pt1": (("photon[0].pt", "photon[1].pt"), PT)})
@@ -314,7 +320,9 @@ def test_a_changed_model_is_not_used(mini: dict[str, Any], shift: Path) -> None:
 def test_without_coffea_the_pip_line_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     import hepgen_coffea
 
-    for name in [name for name in sys.modules if name.partition(".")[0] == "coffea" or name == "hepgen_coffea.transform"]:
+    for name in [
+        name for name in sys.modules if name.partition(".")[0] == "coffea" or name in {"hepgen_coffea.transform", "hepgen_coffea.processor"}
+    ]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "coffea", None)
     with pytest.raises(MissingDependency, match=r"pip install 'hepgen\[coffea\]'"):
