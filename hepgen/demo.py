@@ -1,4 +1,4 @@
-"""The main job on the packaged files: two samples in, data-like simulation out, with the histograms and pictures that prove it."""
+"""The main job on the packaged files: data-like simulation, the pictures that prove it, and an analysis that uses it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from hepgen.study import EvaluationSection, FeaturesSection, FitSection, SampleS
 
 if TYPE_CHECKING:
     from hepgen.evaluation import Evaluation
+    from hepgen.examples.diphoton import Result
 
 #: Epochs of MDMM, and how many times as many of log loss come before them.
 EPOCHS, WARM_START = 10, 8
@@ -60,6 +61,9 @@ def run_demo(out: Path, *, epochs: int | None = None, overwrite: bool = False, p
     )
     evaluation = run(study, files["sim_independent"], overwrite=overwrite, progress=progress)
     console.print(evaluation.table())
+    console.print("H -> yy on that background, through coffea to pyhf:")
+    result = analyse(study, files["sim_independent"], files["data"], overwrite=overwrite, progress=progress)
+    console.print(str(result), highlight=False)
     console.print("files written:")
     for path in sorted(path for path in out.rglob("*") if path.is_file()):
         console.print(f"  {path}  ({path.stat().st_size / 1024:.0f} kB)", soft_wrap=True, highlight=False)
@@ -75,6 +79,21 @@ def run(study: Study, independent: Path, *, overwrite: bool = False, progress: b
     print(f"{transformed.name}: {done.events} events, {done.transformed} transformed, {done.untouched} passed through")
     fill_histograms(study, path, independent, overwrite=overwrite)
     return evaluation
+
+
+def analyse(study: Study, independent: Path, data: Path, *, overwrite: bool = False, progress: bool | None = None) -> Result:
+    """Fit a second flow, with another seed and the log loss alone, and run the worked analysis with both into ``higgs/``."""
+    try:
+        from hepgen.examples import diphoton
+    except ImportError as error:
+        raise MissingDependency("the analysis runs in coffea and pyhf: pip install 'hepgen[coffea,plot,pyhf]'") from error
+    other = study.model_copy(update={"model": {"loss": "nll", "outside": study.model["outside"]}, "seed": study.seed + 1}).estimator()
+    epochs = study.model["warm_start"] // 2
+    sim, target = (study.load(which, other.features) for which in ("sim", "data"))
+    options = {"epochs": epochs, "batch_size": study.fit.batch_size, "seed": study.seed + 1, "progress": progress}
+    other.fit(sim.events, target.events, sim.weights, target.weights, **options)
+    path = other.save(study.out / "other.hepgen", overwrite=overwrite)
+    return diphoton.run(independent, data, study.out / "model.hepgen", path, study.out / "higgs", overwrite=overwrite)
 
 
 def fill_histograms(study: Study, model: Path, independent: Path, *, overwrite: bool = False) -> list[Path]:

@@ -17,15 +17,19 @@ from hepgen.events import Writer, chunks, open_info, read, read_histograms
 from hepgen.study import FeaturesSection, FitSection, SampleSection, Study
 
 
+@pytest.mark.filterwarnings("ignore:jsonschema.RefResolver:DeprecationWarning")  # raised inside pyhf
 def test_demo_leaves_every_kind_of_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "demo"
     demo.run_demo(out, epochs=1, progress=False)
     said = capsys.readouterr().out
-    for name in ("model.hepgen", "transformed.root", "histograms.root", "report/report.html", "report/metrics.json", "report/history.png"):
+    report = [f"report/{name}" for name in ("report.html", "metrics.json", "history.png")]
+    higgs = [f"higgs/{name}" for name in ("diphoton.root", "diphoton.png", "workspace.json")]
+    for name in ("model.hepgen", "other.hepgen", "transformed.root", "histograms.root", *report, *higgs):
         assert (out / name).stat().st_size > 0
         assert Path(name).name in said
     assert "classifier AUC" in said
     assert "warm start" in said
+    assert "CLs(mu = 1)" in said
     histograms = read_histograms(out / "histograms.root")
     assert set(histograms) == {f"{sample}/{name}" for sample in ("data", "simulation", "transformed") for name in demo.PATHS}
     metrics = json.loads((out / "report" / "metrics.json").read_text())
