@@ -26,7 +26,12 @@ def pack(estimator: str, document: Mapping[str, Any], tensors: Mapping[str, NDAr
 
     text = json.dumps({"estimator": estimator, "hepgen": __version__, **document})
     arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
-    return bytes(save(arrays, {"format": str(FORMAT), "document": text, "sha256": _checksum(text, arrays)}))
+    content = save(arrays, {"format": str(FORMAT), "document": text, "sha256": _checksum(text, arrays)})
+    # safetensors puts the metadata in another order each time, and one model has one sha256
+    length = int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + content[8 + length :]
 
 
 def write_model(path: str | Path, content: bytes, *, overwrite: bool = False) -> Path:

@@ -34,6 +34,11 @@ def test_comes_back_as_it_was_written(model: Path) -> None:
     assert all(np.array_equal(tensors[name], TENSORS[name]) and tensors[name].dtype == TENSORS[name].dtype for name in TENSORS)
 
 
+def test_one_model_has_one_content(model: Path) -> None:
+    assert {pack("SimToData", DOCUMENT, TENSORS) for _ in range(20)} == {model.read_bytes()}
+    assert load_file(model).keys() == TENSORS.keys()  # and safetensors reads it
+
+
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"there is no model file .*nothing\.hepgen"):
         load(tmp_path / "nothing.hepgen")
