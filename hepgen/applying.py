@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from hepgen.errors import UsageError
-from hepgen.estimators.base import Invalid
-from hepgen.estimators.transformer import Counts
-from hepgen.events import Writer, chunks, identity, open_info
+from hepgen.errors import InputError, UsageError
+from hepgen.estimators.base import Estimator, Invalid
+from hepgen.estimators.model_file import sha256_of
+from hepgen.estimators.ratio_arrays import counted
+from hepgen.events import Writer, chunks, identity, identity_columns, open_info
 from hepgen.events import schema as schema_named
-from hepgen.events.reading import Chunk
+from hepgen.events.reading import Chunk, Paths
+from hepgen.events.sources import expand
+from hepgen.events.weight_files import write_weights
 from hepgen.kernels import threads
 from hepgen.kernels.dispatch import cores
 from hepgen.progress import progress_bar
@@ -25,6 +28,8 @@ from hepgen.stages import IDLE, Clock, stage
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from hepgen.estimators.weigher import Weigher
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ class Applied:
     Attributes
     ----------
     events, transformed, untouched : int
-        Events read, events transformed, and events passed through because they lack the objects or a finite column.
+        Events read, events transformed (or weighted), and events passed through because they lack the objects or a finite column.
     clock : Clock
         Seconds of all threads spent "reading", in "awkward" (columns to a matrix and back, units, energies), in the "kernel" (noise,
         scalings, network, draws) and "writing".
@@ -47,7 +52,7 @@ class Applied:
 
 
 def apply_file(
-    model: Any,
+    model: Estimator,
     source: str | Path,
     out: str | Path,
     *,
@@ -61,12 +66,15 @@ def apply_file(
     overwrite: bool = False,
     progress: bool | None = None,
 ) -> Applied:
-    """Transform every event of a file into a new file with the same branches, types and order of events.
+    """Apply a model to every event of a file, into a new file with the same branches, types and order of events.
+
+    A model that transforms changes the columns of its features; one that weights adds the branches ``hepgen_weight``, and
+    ``hepgen_weight_up`` and ``hepgen_weight_down`` of an ensemble, without the event's own weight.
 
     Parameters
     ----------
     model
-        A fitted estimator with ``columns`` and ``transform_counted``.
+        A fitted estimator.
     source, out
         ROOT or Parquet files; `out` appears under its name only when it is whole.
     tree, schema
@@ -98,14 +106,12 @@ def apply_file(
     wanted = view.branches(model.columns(info.branches), info.branches)
 
     @stage("awkward")
-    def transform(chunk: Chunk) -> tuple[Any, Counts]:
-        events = view.view(chunk.raw, columns=wanted)
+    def rewrite(chunk: Chunk) -> tuple[Any, int]:
         keys = identity(chunk.raw)
         if keys is None:
             keys = np.arange(chunk.entry_start, chunk.entry_stop, dtype=np.uint64)[:, None]
         with threads(1):
-            moved, met = model.transform_counted(events, seed=seed, identity=keys, invalid=invalid, entry_start=chunk.entry_start)
-        return view.unview(chunk.raw, moved, wanted), met
+            return model.rewrite(chunk.raw, view, wanted, identity=keys, seed=seed, invalid=invalid, entry_start=chunk.entry_start)
 
     if workers is not None and workers < 1:
         raise UsageError(f"workers must be at least 1, got {workers}")
@@ -120,11 +126,74 @@ def apply_file(
         ThreadPoolExecutor(workers) as pool,
     ):
         read = _timed("reading", chunks(source, tree=tree, schema=view, chunk_size=chunk_size))
-        for moved, met in _in_order(pool, transform, read, workers + 1):
-            writer.extend(moved)
-            counts += (met.total, met.transformed)
+        for written, answered in _in_order(pool, rewrite, read, workers + 1):
+            writer.extend(written)
+            counts += (len(written), answered)
             report(int(counts[0]), "")
     return Applied(int(counts[0]), int(counts[1]), int(counts[0] - counts[1]), clock)
+
+
+def weigh_files(
+    model: Weigher,
+    sources: Paths,
+    out: str | Path,
+    *,
+    tree: str | None = None,
+    schema: str | None = None,
+    replicas: bool = False,
+    invalid: Invalid = "raise",
+    overwrite: bool = False,
+    progress: bool | None = None,
+) -> Path:
+    """Write the weights of every event of files to a weight file, by run and event number; see `hepgen.events.weight_files`.
+
+    Parameters
+    ----------
+    model
+        A fitted `hepgen.Reweighter`.
+    sources
+        ROOT or Parquet files of one sample; only the columns of the model and of the identity are read.
+    out
+        A new Parquet file.
+    replicas
+        Write the weights of all members too.
+    tree, schema, invalid, overwrite, progress
+        As in `apply_file`; weights are never NaN, so that `invalid` is "raise" or "identity".
+
+    Raises
+    ------
+    InputError
+        The events carry no run and event numbers, or two events have the same.
+    """
+    if invalid == "nan":
+        raise UsageError("a weight file holds no NaN: choose invalid='raise' or 'identity'")
+    files = expand(sources)
+    info = open_info(files[0], tree)
+    view = schema_named(schema or info.schema)
+    named = identity_columns(info.branches)
+    if not named:
+        raise InputError(f"{files[0]} has no run and event numbers to find weights by: write them into the file with hepgen apply")
+    columns = {*view.branches(model.columns(info.branches), info.branches), *named}
+    keys, weights, members = [], [], []
+    total = sum(open_info(file, tree).entries for file in files)
+    with progress_bar(f"weigh {files[0]}", total, progress) as report:
+        for chunk in chunks(files, tree=tree, schema=view, columns=columns):
+            events = view.view(chunk.raw)
+            found, _ = counted(model, events, ("nominal", "replicas"), invalid, entry_start=chunk.entry_start)
+            keys.append(identity(chunk.raw))
+            weights.append(found["nominal"])
+            members.append(found["replicas"])
+            report(sum(map(len, weights)), "")
+    return write_weights(
+        out,
+        np.concatenate(keys),  # type: ignore[arg-type]
+        np.concatenate(weights),
+        replicas=np.concatenate(members) if replicas else None,
+        names=[".".join(view.path(name, info.branches)) for name in named],  # as events that are read have them
+        normalisation=getattr(model, "normalise", None),
+        model_sha256=sha256_of(model.to_bytes()),
+        overwrite=overwrite,
+    )
 
 
 def profile_table(done: Applied, seconds: float) -> Table:

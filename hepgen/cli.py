@@ -95,22 +95,52 @@ def apply(
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Transform the events of a file; all other branches, their types and the order stay."""
+    """Transform the events of a file, or add their weights; all other branches, their types and the order stay."""
     import time
 
     from hepgen.applying import apply_file
     from hepgen.estimators import load
 
     began = time.perf_counter()
+    fitted = load(model)
     done = apply_file(
-        load(model), source, out, tree=tree, schema=schema, seed=seed, invalid=_invalid(invalid), file_format=file_format,
+        fitted, source, out, tree=tree, schema=schema, seed=seed, invalid=_invalid(invalid), file_format=file_format,
         chunk_size=chunk_size, workers=workers, overwrite=overwrite, progress=False if quiet else None,
     )  # fmt: skip
-    print(f"{out}: {done.events} events, {done.transformed} transformed, {done.untouched} passed through without the objects")
+    word = "transformed" if hasattr(fitted, "transform") else "weighted"
+    print(f"{out}: {done.events} events, {done.transformed} {word}, {done.untouched} passed through without the objects")
     if profile:
         from hepgen.applying import profile_table
 
         _show(profile_table(done, time.perf_counter() - began))
+
+
+@app.command()
+def weights(
+    model: Annotated[Path, typer.Argument(help="A saved Reweighter.")],
+    sources: Annotated[list[str], typer.Argument(metavar="IN...", help="ROOT or Parquet files of one sample, or patterns.")],
+    out: Annotated[Path, typer.Option(help="Parquet file to write.")],
+    tree: Annotated[str | None, typer.Option(help="Name of the tree; found by itself by default.")] = None,
+    schema: Annotated[str | None, typer.Option(help="Name of the schema; detected by default.")] = None,
+    replicas: Annotated[bool, typer.Option("--replicas", help="Write the weights of every member of the ensemble too.")] = False,
+    invalid: Annotated[str, typer.Option(help="What an event with NaN or inf gets: raise, or identity (weight 1).")] = "raise",
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write the weights of events to a file of their own, by run and event number."""
+    from hepgen.applying import weigh_files
+    from hepgen.errors import UsageError
+    from hepgen.estimators import load
+    from hepgen.estimators.weigher import Weigher
+    from hepgen.events.weight_files import read_metadata
+
+    fitted = load(model)
+    if not isinstance(fitted, Weigher):
+        raise UsageError(f"{model} holds a {type(fitted).__name__}, which gives no weights: use hepgen apply")
+    options = {"tree": tree, "schema": schema, "replicas": replicas, "invalid": _invalid(invalid), "overwrite": overwrite}
+    path = weigh_files(fitted, sources, out, progress=False if quiet else None, **options)
+    said = read_metadata(path)
+    print(f"{path}: {said['events']} events, weights that sum to {said['sum_of_weights']:.6g}")
 
 
 def _invalid(given: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,10 @@ import numpy as np
 import pytest
 import uproot
 
+import hepgen
 from hepgen import cli, samples
-from hepgen.events import open_info, read
+from hepgen.events import Writer, chunks, open_info, read
+from hepgen.events.weight_files import read_weights
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -124,8 +127,7 @@ def test_apply_does_not_depend_on_the_chunks(fitted: Path, run: Run, tmp_path: P
         assert run("apply", fitted / "photons" / "model.hepgen", source, out, "--chunk-size", chunk, "--quiet")[0] == 0
         results.append(read(out).photon)
     for photon in results[1:]:
-        assert np.allclose(ak.flatten(photon.pt), ak.flatten(results[0].pt), rtol=1e-5)
-        assert np.allclose(ak.flatten(photon.eta), ak.flatten(results[0].eta), rtol=1e-4, atol=1e-5)
+        assert ak.array_equal(photon, results[0])
 
 
 def test_apply_does_not_depend_on_the_workers(fitted: Path, run: Run, tmp_path: Path) -> None:
@@ -140,6 +142,63 @@ def test_apply_does_not_depend_on_the_workers(fitted: Path, run: Run, tmp_path: 
     code, _, err = run("apply", fitted / "photons" / "model.hepgen", source, tmp_path / "none.root", "--workers", "0")
     assert (code, one_sentence(err)) == (2, "hepgen: workers must be at least 1, got 0\n")
     assert not (tmp_path / "none.root").exists()
+
+
+def test_apply_says_where_its_time_went(fitted: Path, run: Run, tmp_path: Path) -> None:
+    source = samples.packaged("diphoton")["sim_independent"]
+    code, said, _ = run("apply", fitted / "photons" / "model.hepgen", source, tmp_path / "out.root", "--profile", "--quiet")
+    assert code == 0
+    assert "events/s" in said
+    shares = {line.split("│")[1].strip(): int(line.split("│")[3].strip(" %")) for line in said.splitlines() if "%" in line}
+    assert set(shares) == {"reading", "awkward", "kernel", "writing"}
+    assert 96 <= sum(shares.values()) <= 104
+
+
+def test_apply_does_what_was_asked_with_broken_events(fitted: Path, run: Run, tmp_path: Path) -> None:
+    model, source = fitted / "photons" / "model.hepgen", tmp_path / "broken.root"
+    raw = next(chunks(samples.packaged("diphoton")["sim_independent"], chunk_size=50)).raw
+    pt = ak.to_numpy(ak.flatten(raw.photon_pt)).copy()
+    pt[0] = np.nan
+    raw["photon_pt"] = ak.unflatten(pt, ak.num(raw.photon_pt))
+    with Writer(source, like=samples.packaged("diphoton")["sim_independent"]) as out:
+        out.extend(raw)
+    code, _, err = run("apply", model, source, tmp_path / "none.root", "--quiet")
+    assert code == 1
+    assert "holds 1 value that is NaN or inf, at entry 0" in one_sentence(err)
+    code, said, _ = run("apply", model, source, tmp_path / "out.root", "--invalid", "identity", "--quiet")
+    assert code == 0
+    assert "49 transformed, 1 passed through" in said
+    code, _, err = run("apply", model, source, tmp_path / "x.root", "--invalid", "drop")
+    assert (code, one_sentence(err)) == (2, "hepgen: --invalid drop: choose raise, identity or nan\n")
+
+
+def test_apply_needs_no_torch(fitted: Path, tmp_path: Path) -> None:
+    source = samples.packaged("diphoton")["sim_independent"]
+    arguments = ["hepgen", "apply", str(fitted / "photons" / "model.hepgen"), str(source), str(tmp_path / "out.root"), "-q"]
+    heavy = ("torch", "scipy", "sklearn", "coffea", "matplotlib", "numba")
+    script = (
+        f"import sys; sys.argv = {arguments!r}\nfrom hepgen import cli\ntry: cli.main()\nexcept SystemExit: pass\n"
+        f"print(sorted(set(sys.modules) & set({heavy})))"
+    )
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert said.splitlines()[-1] == "[]"
+
+
+def test_weights_of_a_reweighter_go_to_a_file(run: Run, fitted: Path, tmp_path: Path) -> None:
+    sources = [samples.packaged("diphoton")[role] for role in ("sim", "data")]
+    model = hepgen.Reweighter(hepgen.Features(["photon[0].pt", "photon[1].pt"]), ensemble=2, hidden=(8,))
+    model.fit(*(read(source, entry_stop=800) for source in sources), epochs=1, batch_size=200, progress=False).save(tmp_path / "r.hepgen")
+    code, said, _ = run("weights", tmp_path / "r.hepgen", sources[0], "--out", tmp_path / "w.parquet", "--quiet")
+    events = read(sources[0])
+    assert code == 0
+    assert f"{len(events)} events, weights that sum to" in said
+    assert np.array_equal(read_weights(tmp_path / "w.parquet", events), model.weights(events))
+    code, _, err = run("weights", fitted / "photons" / "model.hepgen", sources[0], "--out", tmp_path / "x.parquet")
+    assert code == 2
+    assert "holds a SimToData, which gives no weights: use hepgen apply" in one_sentence(err)
+    code, said, _ = run("apply", tmp_path / "r.hepgen", sources[0], tmp_path / "out.root", "--quiet")
+    assert code == 0
+    assert f"{len(events)} weighted" in said
 
 
 @pytest.mark.parametrize("file_format", ["rntuple", "parquet"])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,6 +17,9 @@ from hepgen.estimators.model_file import pack, sha256_of, write_model
 from hepgen.events import Features, identity
 from hepgen.events import schema as schema_named
 from hepgen.events.layouts import has_data
+
+if TYPE_CHECKING:
+    from hepgen.events import Schema
 
 Matrix = NDArray[np.float64]
 Keys = NDArray[np.uint64]
@@ -54,6 +57,21 @@ class Estimator:
         if self.schema in {None, "flat"} or any(events[name].fields for name in names):
             return []
         return schema_named(str(self.schema)).branches(self.columns(names), names)
+
+    # -- files -------------------------------------------------------------------------------------------------------
+
+    def rewrite(
+        self, raw: Any, view: Schema, branches: Sequence[str], *, identity: Keys, seed: int | None, invalid: Invalid, entry_start: int
+    ) -> tuple[Any, int]:
+        """The branches of a file (n events) as the model leaves them, and how many events it has an answer for.
+
+        Parameters
+        ----------
+        raw : ak.Array, records of branches
+        view, branches : the schema of the file, and the branches that `columns` asks for
+        identity, seed, invalid, entry_start : see `Transformer.transform_counted`
+        """
+        raise NotImplementedError
 
     # -- saving ------------------------------------------------------------------------------------------------------
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import awkward as ak
 import numpy as np
@@ -17,6 +18,9 @@ from hepgen.events import schema as schema_named
 from hepgen.events.adapter import Objects, is_dask, mapped
 from hepgen.events.layouts import has_data
 from hepgen.stages import stage
+
+if TYPE_CHECKING:
+    from hepgen.events import Schema
 
 
 class Counts(NamedTuple):
@@ -133,6 +137,14 @@ class Transformer(Estimator):
             changed = self.transform_matrix(matrix, keys, seed=seed, copy=copy)
         moved = self.features.from_matrix(events, changed, mask, raw=raw)
         return follow_energies(self.features, events, moved), Counts(len(mask), int(mask.sum()), found.absent, bad)
+
+    def rewrite(
+        self, raw: Any, view: Schema, branches: Sequence[str], *, identity: Keys, seed: int | None, invalid: Invalid, entry_start: int
+    ) -> tuple[Any, int]:
+        """See `Estimator.rewrite`: the changed columns in the units and dtypes of the file."""
+        events = view.view(raw, columns=branches)
+        moved, counts = self.transform_counted(events, seed=seed, identity=identity, invalid=invalid, entry_start=entry_start)
+        return view.unview(raw, moved, branches), counts.transformed
 
     # -- objects -----------------------------------------------------------------------------------------------------
 

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
+import awkward as ak
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hepgen.errors import UsageError
-from hepgen.estimators.base import Estimator, Invalid, Matrix
+from hepgen.errors import InputError, UsageError
+from hepgen.estimators.base import Estimator, Invalid, Keys, Matrix
 from hepgen.estimators.fit_rows import rows_to_fit
 from hepgen.estimators.ratio_arrays import Counts, Systematic, Weighted, counted, of_events, of_objects, per_event
 from hepgen.estimators.ratio_checks import Closure, Reliability, ess, reliability
 from hepgen.events import Scaler, Selection
 from hepgen.events.adapter import is_dask
+from hepgen.events.branches import record_layout
+from hepgen.stages import stage
+
+if TYPE_CHECKING:
+    from hepgen.events import Schema
 
 
 class Weigher(Estimator):
@@ -82,6 +89,22 @@ class Weigher(Estimator):
             raise UsageError("weights_counted takes events in memory: a dask-awkward collection has met nothing yet")
         found, counts = counted(self, events, ("nominal",), invalid, entry_start=entry_start)
         return found["nominal"], counts
+
+    def rewrite(
+        self, raw: Any, view: Schema, branches: Sequence[str], *, identity: Keys, seed: int | None, invalid: Invalid, entry_start: int
+    ) -> tuple[Any, int]:
+        """See `Estimator.rewrite`: the branches with hepgen_weight, and hepgen_weight_up and _down of an ensemble, behind them."""
+        del identity, seed  # nothing is drawn
+        names = {"nominal": "hepgen_weight"} | ({} if self.ensemble == 1 else {"up": "hepgen_weight_up", "down": "hepgen_weight_down"})
+        with stage("kernel"):
+            found, counts = counted(self, view.view(raw, columns=branches), tuple(names), invalid, entry_start=entry_start)
+        taken = [name for name in names.values() if name in raw.fields]
+        if taken:
+            raise InputError(f"the events have a branch {taken[0]} already: apply the model to the file without it")
+        layout = record_layout(raw)
+        contents = [*layout.contents, *(ak.contents.NumpyArray(found[name]) for name in names)]
+        fields = [*layout.fields, *names.values()]
+        return ak.Array(ak.contents.RecordArray(contents, fields, length=layout.length), attrs=raw.attrs), counts.weighted
 
     def log_ratio(self, events: Any, *, invalid: Invalid = "raise") -> Any:
         """Log of the weight of every event, (n,) float64; see `weights`."""
