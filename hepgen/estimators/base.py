@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -26,7 +27,7 @@ Keys = NDArray[np.uint64]
 Invalid = Literal["raise", "identity", "nan"]
 
 
-class Estimator:
+class Estimator(ABC):
     """A model of columns of events.
 
     Attributes
@@ -60,6 +61,7 @@ class Estimator:
 
     # -- files -------------------------------------------------------------------------------------------------------
 
+    @abstractmethod
     def rewrite(
         self, raw: Any, view: Schema, branches: Sequence[str], *, identity: Keys, seed: int | None, invalid: Invalid, entry_start: int
     ) -> tuple[Any, int]:
@@ -71,22 +73,21 @@ class Estimator:
         view, branches : the schema of the file, and the branches that `columns` asks for
         identity, seed, invalid, entry_start : see `Transformer.transform_counted`
         """
-        raise NotImplementedError
 
     # -- saving ------------------------------------------------------------------------------------------------------
 
+    @abstractmethod
     def document(self) -> dict[str, Any]:
         """Everything but the weights, JSON-able."""
-        raise NotImplementedError
 
+    @abstractmethod
     def tensors(self) -> dict[str, NDArray[Any]]:
         """The weights, by name."""
-        raise NotImplementedError
 
     @classmethod
+    @abstractmethod
     def from_document(cls, document: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> Self:
         """The model that `document` and `tensors` describe."""
-        raise NotImplementedError
 
     def to_bytes(self) -> bytes:
         """The content of the file that `save` writes."""

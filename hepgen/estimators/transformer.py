@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -38,13 +39,13 @@ class Counts(NamedTuple):
 class Transformer(Estimator):
     """The face of models that change columns; a subclass says how a matrix of features changes."""
 
+    @abstractmethod
     def transform_matrix(self, matrix: Matrix, keys: Keys, *, seed: int | None = None, copy: int = 0) -> Matrix:
         """Feature matrix (n, d) in GeV and rad and identities (n, k) -> changed output columns (n, outputs)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def supports(self, matrix: Matrix) -> NDArray[np.bool_]:
         """Which entries (n, d) of a feature matrix the model has an answer for."""
-        raise NotImplementedError
 
     def columns(self, available: Any) -> set[str]:
         """Names of the columns that `transform` reads or writes, identity apart, of those a file or array has."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -40,9 +41,9 @@ class Weigher(Estimator):
     selection: Selection | None
     ensemble: int
 
+    @abstractmethod
     def weigh(self, matrix: Matrix) -> Weighted:
         """Weights of a feature matrix (n, d) in GeV and rad, all of it finite and in the support of the scaler."""
-        raise NotImplementedError
 
     # -- events ------------------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from typing import Any
 import hist
 import numpy as np
 import pytest
+from pyhf_support import counts, template
 
 from hepgen import histograms
 from hepgen.errors import InputError, MissingDependency, OutputError, UsageError
@@ -23,24 +24,6 @@ from hepgen_pyhf import Channel, build  # noqa: E402
 
 # pyhf 0.7.6 checks its schema with a class that jsonschema wants to replace
 pytestmark = pytest.mark.filterwarnings("ignore:jsonschema.RefResolver is deprecated:DeprecationWarning")
-
-
-def template(values: list[float], variances: Any = None, flow: dict[str, tuple[float, float]] | None = None, **sides: Any) -> Any:
-    """A histogram with a variation axis whose contents are the numbers given; flow is variation -> (underflow, overflow)."""
-    contents = {"nominal": values, **sides}
-    axis = hist.axis.Regular(len(values), 0, len(values), name="x")
-    found = hist.Hist(hist.axis.StrCategory(list(contents), name="variation"), axis, storage=hist.storage.Weight())
-    for number, (name, bins) in enumerate(contents.items()):
-        low, high = (flow or {}).get(name, (0.0, 0.0))
-        found.view(flow=True).value[number] = [low, *bins, high]
-    found.view().variance[0] = 0.0 if variances is None else variances
-    return found
-
-
-def counts(values: list[float], flow: tuple[float, float] = (0.0, 0.0)) -> Any:
-    found = hist.Hist(hist.axis.Regular(len(values), 0, len(values), name="x"), storage=hist.storage.Double())
-    found.view(flow=True)[:] = [flow[0], *values, flow[1]]
-    return found
 
 
 SIGNAL = template([2.0, 5.0, 9.0], JESUp=[2.5, 5.0, 9.5], JESDown=[1.5, 5.25, 7.0])

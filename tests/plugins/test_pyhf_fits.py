@@ -7,9 +7,9 @@ import math
 import sys
 from typing import Any
 
-import hist
 import numpy as np
 import pytest
+from pyhf_support import counts, template
 from scipy.optimize import brentq
 from scipy.stats import norm
 
@@ -22,23 +22,6 @@ from hepgen_pyhf import Channel, build  # noqa: E402
 
 # pyhf 0.7.6 checks its schema with a class that jsonschema wants to replace
 pytestmark = pytest.mark.filterwarnings("ignore:jsonschema.RefResolver is deprecated:DeprecationWarning")
-
-
-def template(values: list[float], variances: Any = None, **sides: Any) -> Any:
-    """A histogram with a variation axis whose contents are the numbers given."""
-    contents = {"nominal": values, **sides}
-    axis = hist.axis.Regular(len(values), 0, len(values), name="x")
-    found = hist.Hist(hist.axis.StrCategory(list(contents), name="variation"), axis, storage=hist.storage.Weight())
-    found.view().value = list(contents.values())
-    found.view().variance = 0.0
-    found.view().variance[0] = 0.0 if variances is None else variances
-    return found
-
-
-def counts(values: list[float]) -> Any:
-    found = hist.Hist(hist.axis.Regular(len(values), 0, len(values), name="x"), storage=hist.storage.Double())
-    found.view()[:] = values
-    return found
 
 
 def with_background(background: Any, data: Any, signal: Any, **options: Any) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 import hist
 import numpy as np
 import pytest
+from pyhf_support import counts, template
 
 from hepgen.errors import InputError, UsageError
 
@@ -19,24 +20,6 @@ from hepgen_pyhf import Change, Channel, build  # noqa: E402
 
 # pyhf 0.7.6 checks its schema with a class that jsonschema wants to replace
 pytestmark = pytest.mark.filterwarnings("ignore:jsonschema.RefResolver is deprecated:DeprecationWarning")
-
-
-def template(values: list[float], variances: Any = None, **sides: Any) -> Any:
-    """A histogram with a variation axis whose contents are the numbers given."""
-    contents = {"nominal": values, **sides}
-    axis = hist.axis.Regular(len(values), 0, len(values), name="x")
-    found = hist.Hist(hist.axis.StrCategory(list(contents), name="variation"), axis, storage=hist.storage.Weight())
-    found.view().value = list(contents.values())
-    found.view().variance = 0.0
-    found.view().variance[0] = 0.0 if variances is None else variances
-    return found
-
-
-def counts(values: list[float], storage: Any = None) -> Any:
-    found = hist.Hist(hist.axis.Regular(len(values), 0, len(values), name="x"), storage=storage or hist.storage.Double())
-    if storage is None:
-        found.view()[:] = values
-    return found
 
 
 SIGNAL = template([2.0, 5.0, 9.0])
@@ -282,7 +265,7 @@ def test_what_is_asked_wrongly_is_refused_in_a_sentence(background, options, sen
         (Channel({"sig": SIGNAL}, bins=np.array([True, False, True])), "are not different bins"),
         ({"sig": SIGNAL}, "channel 'SR' is a dict: make it with hepgen_pyhf.Channel"),
         (Channel({"sig": SIGNAL}, counts([1.0, 2.0])), "the data of channel 'SR' has other bins"),
-        (Channel({"sig": SIGNAL}, counts([1.0] * 3, hist.storage.Mean())), "the data of channel 'SR' have Mean storage"),
+        (Channel({"sig": SIGNAL}, counts([1.0] * 3, storage=hist.storage.Mean())), "the data of channel 'SR' have Mean storage"),
         (Channel({"sig": SIGNAL}, GROWING), "the variation axis of the data of channel 'SR' has no nominal"),
         (Channel({"sig": counts([1.0])[0]}), "is a float, expected a hist.Hist"),
     ],
