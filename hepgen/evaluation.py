@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 METRICS_FILE, REPORT_FILE = "metrics.json", "report.html"
-MODELS = ("simulation", "transformed")
 # the ranges of paper A: its selection, and its signal region
 M_YY_RANGE, M_YY_ZOOM = (60.0, 300.0), (100.0, 160.0)
 _CAPTIONS = {
@@ -66,8 +65,19 @@ class Evaluation:
     history: Mapping[str, Sequence[float | None]] | None = None
     out: Path | None = None
 
+    @property
+    def samples(self) -> tuple[str, str, str]:
+        """Names of data, simulation and what was made of it."""
+        data, simulation, result = self.metrics["samples"]
+        return data, simulation, result
+
+    @property
+    def models(self) -> tuple[str, str]:
+        """Names of what is compared with data."""
+        return self.samples[1:]
+
     def rows(self) -> list[tuple[str, str, str, str]]:
-        """Return the figures as text: (figure, data, simulation, transformed)."""
+        """Return the figures as text: (figure, data, simulation, what was made of it)."""
         return [*self._correlation_rows(), *self._chi2_rows(), *self._classifier_rows(), *self._outside_rows()]
 
     def _correlation_rows(self) -> list[tuple[str, str, str, str]]:
@@ -75,20 +85,20 @@ class Evaluation:
         rows = []
         for pair in found["data"]:
             if found["data"][pair]["value"] is not None:
-                text = [f"{found[sample][pair]['value']:.4f} ± {found[sample][pair]['error']:.4f}" for sample in histograms.SAMPLES]
+                text = [f"{found[sample][pair]['value']:.4f} ± {found[sample][pair]['error']:.4f}" for sample in self.samples]
                 rows.append((f"corr {pair}" if pair != "others" else "mean |corr| of all others", text[0], text[1], text[2]))
         return rows
 
     def _chi2_rows(self) -> list[tuple[str, str, str, str]]:
         rows = []
         for name, entry in self.metrics["chi2"].items():
-            simulation, transformed = (f"{entry[model]['per_ndf']:.2f} ({entry[model]['ndf']})" for model in MODELS)
-            rows.append((f"chi2/ndf (ndf) {name}", "", simulation, transformed))
+            simulation, result = (f"{entry[model]['per_ndf']:.2f} ({entry[model]['ndf']})" for model in self.models)
+            rows.append((f"chi2/ndf (ndf) {name}", "", simulation, result))
         return rows
 
     def _classifier_rows(self) -> list[tuple[str, str, str, str]]:
         found = self.metrics["auc"]
-        text = [f"{found[name]['value']:.4f} ± {found[name]['error']:.4f}" for name in ("floor", *MODELS)]
+        text = [f"{found[name]['value']:.4f} ± {found[name]['error']:.4f}" for name in ("floor", *self.models)]
         return [("classifier AUC (data: shuffled)", text[0], text[1], text[2])]
 
     def _outside_rows(self) -> list[tuple[str, str, str, str]]:
@@ -96,7 +106,8 @@ class Evaluation:
         if found is None:
             return []
         text = {name: f"{100 * entry['fraction']:.3f} ± {100 * entry['error']:.3f} %" for name, entry in found.items()}
-        rows = [("outside the selection", text["data"], text["simulation"], text["transformed"])]
+        data, simulation, result = (text[sample] for sample in self.samples)
+        rows = [("outside the selection", data, simulation, result)]
         return [*rows, ("the same on the first draw", "", "", text["untreated"])] if "untreated" in text else rows
 
     def table(self) -> Table:
@@ -106,7 +117,7 @@ class Evaluation:
 
         table = RichTable(title=self.title)
         table.add_column("figure of merit", no_wrap=True)
-        for sample in histograms.SAMPLES:
+        for sample in self.samples:
             table.add_column(sample, justify="right", no_wrap=True)
         for row in self.rows():
             # names hold brackets, which rich would read as markup
@@ -136,9 +147,9 @@ class Evaluation:
             report.Section(
                 "Figures of merit",
                 [
-                    report.Table(("figure", *histograms.SAMPLES), figures, "Errors are statistical. Others: all pairs not listed."),
+                    report.Table(("figure", *self.samples), figures, "Errors are statistical. Others: all pairs not listed."),
                     report.Table(
-                        ("column", *(f"{model} {what}" for model in MODELS for what in ("chi2 / ndf", "p"))),
+                        ("column", *(f"{model} {what}" for model in self.models for what in ("chi2 / ndf", "p"))),
                         self._chi2_cells(),
                         "Shapes against data, with the statistical errors of both sides; overflow in the outer bins.",
                     ),
@@ -149,25 +160,25 @@ class Evaluation:
         if self.metrics["outside_selection"] is not None:
             sections.insert(2, self._outside_section())
         footer = f"hepgen {self.metrics['hepgen']}, seed {self.metrics['seed']}. All numbers are in {METRICS_FILE} beside this page."
-        subtitle = f"Simulation and transformed simulation against data: {', '.join(self.metrics['features'])}"
+        subtitle = f"Simulation, as it is and {self.samples[2]}, against data: {', '.join(self.metrics['features'])}"
         return report.render(self.title, sections, subtitle=subtitle, footer=footer)
 
     def _chi2_cells(self) -> list[list[str]]:
         rows = []
         for name, entry in self.metrics["chi2"].items():
-            cells = [(f"{one['chi2']:.1f} / {one['ndf']}", f"{one['p_value']:.3g}") for one in (entry[model] for model in MODELS)]
+            cells = [(f"{one['chi2']:.1f} / {one['ndf']}", f"{one['p_value']:.3g}") for one in (entry[model] for model in self.models)]
             rows.append([name, *(text for pair in cells for text in pair)])
         return rows
 
     def _outside_section(self) -> report.Section:
         found = self.metrics["outside_selection"]
         rows = []
-        for cut in found["transformed"]["cuts"]:
-            entries = [found[sample]["cuts"][cut] for sample in histograms.SAMPLES]
+        for cut in found[self.samples[2]]["cuts"]:
+            entries = [found[sample]["cuts"][cut] for sample in self.samples]
             rows.append([cut, *(f"{100 * entry['fraction']:.3f} ± {100 * entry['error']:.3f} %" for entry in entries)])
-        skipped = found["transformed"]["skipped"]
+        skipped = found[self.samples[2]]["skipped"]
         note = f"Not computable from the columns: {', '.join(skipped)}." if skipped else ""
-        return report.Section("Outside the selection", [report.Table(("cut", *histograms.SAMPLES), rows, note)])
+        return report.Section("Outside the selection", [report.Table(("cut", *self.samples), rows, note)])
 
     def write(self, out: str | os.PathLike[str], *, overwrite: bool = False) -> list[Path]:
         """Write metrics.json, the pictures and report.html into a folder and return their paths.
@@ -200,6 +211,7 @@ def evaluate(
     out: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     title: str = "Simulation to data",
+    result: str = "transformed",
 ) -> Evaluation:
     """Compare simulation and transformed simulation with data: correlations, chi2 of shapes, classifier, events outside the selection.
 
@@ -218,6 +230,7 @@ def evaluate(
     out : folder for metrics.json, PNG files and report.html; nothing is written (and matplotlib not needed) without it
     overwrite : allow `out` to hold files
     title : heading of table and report
+    result : what the third sample is called
 
     Returns
     -------
@@ -236,7 +249,7 @@ def evaluate(
     names = tuple(features) if outputs is None else tuple(outputs)
     if selection is not None and outputs is None:
         raise UsageError("a selection needs hepgen.Features, not plain names, to know its columns")
-    samples = _samples(names, (data, data_weights), (sim, sim_weights), (transformed, transformed_weights))
+    samples = _samples(names, (data, data_weights), (sim, sim_weights), (transformed, transformed_weights), result)
     found = _marginals(names, samples)
     spectra = _spectra(samples)
     tables = {
@@ -256,7 +269,7 @@ def evaluate(
         "auc": {name: curve.to_dict() for name, curve in {**curves, "floor": floor}.items()},
         "outside_selection": None if selection is None else _outside_numbers(selection, features, samples, untreated),
     }
-    result = Evaluation(
+    evaluation = Evaluation(
         title,
         numbers,
         found,
@@ -268,17 +281,17 @@ def evaluate(
         None if out is None else Path(out),
     )
     if out is not None:
-        result.write(out, overwrite=overwrite)
-    return result
+        evaluation.write(out, overwrite=overwrite)
+    return evaluation
 
 
-def _samples(names: Sequence[str], data: Any, sim: Any, transformed: Any) -> dict[str, _Sample]:
+def _samples(names: Sequence[str], data: Any, sim: Any, transformed: Any, result: str) -> dict[str, _Sample]:
     if transformed[1] is None and sim[1] is not None:
         if np.shape(transformed[0])[:1] != np.shape(sim[0])[:1]:
             raise InputError("the transformed sample has other rows than the simulation, which has weights: give transformed_weights")
         transformed = (transformed[0], sim[1])
     found = {}
-    for name, (matrix, weights) in zip(histograms.SAMPLES, (data, sim, transformed), strict=True):
+    for name, (matrix, weights) in zip((*histograms.SAMPLES[:2], result), (data, sim, transformed), strict=True):
         x = checked_matrix(matrix, f"the {name} sample", names)
         w = checked_weights(weights, len(x), f"the {name} sample")
         found[name] = _Sample(x, w, merit.pair_observables(names, x), weights is not None)
@@ -317,7 +330,7 @@ def _fills_zoom(sample: _Sample) -> bool:
 def _classify(samples: Mapping[str, _Sample], seed: int, limit: int | None) -> tuple[dict[str, merit.ClassifierAUC], merit.ClassifierAUC]:
     data = samples["data"]
     curves = {}
-    for name in MODELS:
+    for name in list(samples)[1:]:
         x, w = samples[name].matrix, samples[name].weights
         curves[name] = merit.classifier_auc(x, data.matrix, a_weights=w, b_weights=data.weights, max_events=limit, floor=False, seed=seed)
     return curves, merit.classifier_floor(data.matrix, weights=data.weights, max_events=limit, seed=seed)
@@ -335,7 +348,7 @@ def _counts(sample: _Sample) -> dict[str, Any]:
 
 def _correlation_numbers(tables: Mapping[str, merit.CorrelationTable]) -> dict[str, Any]:
     shown = {name: table.to_dict() for name, table in tables.items()}
-    differences = {model: _differences(shown[model], shown["data"]) for model in MODELS}
+    differences = {model: _differences(shown[model], shown["data"]) for model in list(shown)[1:]}
     return {
         "names": list(tables["data"].names),
         "matrix": {name: table.matrix.tolist() for name, table in tables.items()},
@@ -363,7 +376,7 @@ def _chi2_numbers(
     data = samples["data"]
     found: dict[str, dict[str, Any]] = {}
     edges = {name: histograms.edges(marginals[name].axes[1]) for name in names}
-    for model in MODELS:
+    for model in list(samples)[1:]:
         sample = samples[model]
         for name, entry in merit.marginal_chi2(
             sample.matrix, data.matrix, names, edges, a_weights=sample.weights, b_weights=data.weights
@@ -375,7 +388,7 @@ def _chi2_numbers(
         # the first spectrum of a column holds everything, a second one is a range of its own
         zoom = number > 0 and spectra[number - 1].axes[1].name == axis.name
         label = f"{axis.name} in {bins[0]:g}-{bins[-1]:g}" if zoom else axis.name
-        for model in MODELS:
+        for model in list(samples)[1:]:
             (a, v), (b, w) = (_within(one, axis.name, bins if zoom else None) for one in (samples[model], data))
             found.setdefault(label, {})[model] = merit.chi2_ndf(a, b, bins, v, w, name=label).to_dict()
     return found
@@ -392,5 +405,5 @@ def _within(sample: _Sample, name: str, bins: Float | None) -> tuple[Float, Floa
 def _outside_numbers(selection: Selection, features: Any, samples: Mapping[str, _Sample], untreated: ArrayLike | None) -> dict[str, Any]:
     rows = {name: (sample.matrix, sample.weights) for name, sample in samples.items()}
     if untreated is not None:
-        rows["untreated"] = checked_matrix(untreated, "the untreated sample", features.outputs), samples["transformed"].weights
+        rows["untreated"] = checked_matrix(untreated, "the untreated sample", features.outputs), list(samples.values())[2].weights
     return {name: merit.fraction_outside(selection, features, *row).to_dict() for name, row in rows.items()}

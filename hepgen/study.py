@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hepgen.errors import InputError, UsageError
-from hepgen.estimators import SimToData
+from hepgen.estimators import Reweighter, SimToData
 from hepgen.events import Features, Selection, identity_columns, open_info, read, schema
 
 if TYPE_CHECKING:
@@ -55,26 +55,27 @@ class SelectionSection(_Section):
 
 
 class FitSection(_Section):
-    """How the fit is run; see `hepgen.SimToData.fit`."""
+    """How the fit is run; see `hepgen.SimToData.fit` and `hepgen.Reweighter.fit`. What is not given is the estimator's own."""
 
     epochs: int | None = Field(default=None, ge=1)
     batch_size: int | None = Field(default=None, ge=1)
     learning_rate: tuple[float, float] | None = None
-    optimizer: str = "rmsprop"
+    optimizer: str | None = None
     patience: int | None = Field(default=None, ge=1)
 
 
 class EvaluationSection(_Section):
-    """Samples to evaluate on; those of the fit by default."""
+    """Samples to evaluate on, those of the fit by default; columns to fill histograms of besides the features (of a reweighting)."""
 
     sim: SampleSection | None = None
     data: SampleSection | None = None
+    variables: list[str] = []
 
 
 class Study(_Section):
     """A whole study: two samples, the features, the model and the fit. Paths are relative to the study file."""
 
-    task: Literal["sim_to_data"] = "sim_to_data"
+    task: Literal["sim_to_data", "reweight"] = "sim_to_data"
     output: str
     seed: int = 1
     sim: SampleSection
@@ -117,12 +118,23 @@ class Study(_Section):
         """The folder everything is written to."""
         return self.folder / self.output
 
-    def estimator(self) -> SimToData:
+    def estimator(self) -> SimToData | Reweighter:
         """The estimator that the study describes, not fitted."""
         columns = Features(self.features.paths, computed=self.features.computed)
-        return SimToData(
-            columns, schema=self.schema_of_sim(), selection=_cuts(self.selection), fit_selection=_cuts(self.fit_selection), **self.model
-        )
+        if self.task == "sim_to_data":
+            cuts, fit_cuts = _cuts(self.selection), _cuts(self.fit_selection)
+            return SimToData(columns, schema=self.schema_of_sim(), selection=cuts, fit_selection=fit_cuts, **self.model)
+        if self.fit_selection is not None:
+            raise UsageError("a reweighting is fitted to the events it is for: leave out [fit_selection]")
+        options = self.model if self.fit.optimizer is None else {**self.model, "optimizer": self.fit.optimizer}
+        return Reweighter(columns, schema=self.schema_of_sim(), selection=_cuts(self.selection), **options)
+
+    def fit_options(self) -> dict[str, Any]:
+        """What of [fit] the estimator's `fit` takes."""
+        given = {name: value for name, value in self.fit.model_dump().items() if value is not None}
+        if self.task == "reweight":
+            given.pop("optimizer", None)  # chosen with the estimator
+        return given
 
     def schema_of_sim(self) -> str:
         """Name of the schema of the simulation, as given or as detected."""
@@ -132,6 +144,9 @@ class Study(_Section):
         """The events of a sample that hold the objects and pass the selection of the fit, or that of the evaluation; with their weights."""
         section: SampleSection = (getattr(self.evaluation, which) if evaluation else None) or getattr(self, which)
         cuts = _cuts(self.selection if evaluation or self.fit_selection is None else self.fit_selection)
+        more = self.evaluation.variables if evaluation else []
+        if more:
+            features = Features(features.outputs, computed=[*features.computed, *more])
         return load_sample(
             self._files(section), features, cuts, tree=section.tree, schema_name=section.schema_name, weights=section.weights
         )
