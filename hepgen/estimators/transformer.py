@@ -110,6 +110,8 @@ class Transformer(Estimator):
         entry_start: int = 0,
     ) -> tuple[Any, Counts]:
         """`transform` of events in memory, and what it met; errors count entries from `entry_start`."""
+        if is_dask(events):
+            raise UsageError("transform_counted takes events in memory: a dask-awkward collection has met nothing yet")
         branches = self._branches(events)
         if branches:
             if raw:
@@ -184,6 +186,8 @@ class Transformer(Estimator):
         if identity is None and is_dask(objects):
             identity = original_events(objects)
         if isinstance(identity, str):
+            if is_dask(objects):
+                raise UsageError(f"identity={identity!r} has no meaning for partitions of dask-awkward: pass the events")
             if identity != "entry":
                 raise UsageError(f"identity={identity!r} is no name of a field of events: pass the events, or integers, one row an event")
             identity = np.arange(len(objects))

@@ -56,6 +56,9 @@ class ModelProcessor(ProcessorABC):  # type: ignore[misc]
         Cuts on the events that are filled, before and after the model each on its own.
     data
         Names of the datasets that are filled as "data" and left alone.
+    columns
+        What `apply` reads for the model, such as ``["Jet.pt", "Jet.eta", "Rho.fixedGridRhoAll"]`` for a model of single jets; by default
+        the columns that the model itself names in an event.
 
     Raises
     ------
@@ -83,11 +86,13 @@ class ModelProcessor(ProcessorABC):  # type: ignore[misc]
         weight: bool | str = True,
         selection: Selection | None = None,
         data: Collection[str] = (),
+        columns: Collection[str] | None = None,
     ) -> None:
         self.model_path = str(Path(model_path).resolve())
         self.sha256 = file_sha256(self.model_path)
         self.histograms = {name: _checked(name, *entry) for name, entry in histograms.items()}
         self.schema, self.seed, self.weight, self.selection, self.data = schema, seed, weight, selection, frozenset(data)
+        self.columns = None if columns is None else tuple(columns)
 
     @property
     def model(self) -> Any:
@@ -143,7 +148,7 @@ class ModelProcessor(ProcessorABC):  # type: ignore[misc]
         for columns, _ in self.histograms.values():
             for column in columns:
                 evaluate(parse(column), source)
-        needed = source.needed | set(self.model.columns(seen)) | set(identity_columns(seen))
+        needed = source.needed | set(self.model.columns(seen) if self.columns is None else self.columns) | set(identity_columns(seen))
         if self.selection is not None:
             needed |= set(self.selection.columns(seen))
         if isinstance(self.weight, str):

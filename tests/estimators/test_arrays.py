@@ -394,6 +394,10 @@ def test_what_cannot_be_told_is_asked_for(models: Any, object_models: Any) -> No
         objects(events.Jet.pt, identity=events)
     with pytest.raises(UsageError, match="has no meaning for partitions of dask-awkward"):
         model.transform(kinds.dask(nameless), identity="entry")
+    with pytest.raises(UsageError, match="has no meaning for partitions of dask-awkward"):
+        objects(kinds.dask(events).Jet, rho=kinds.dask(events).rho, identity="entry")
+    with pytest.raises(UsageError, match="transform_counted takes events in memory"):
+        model.transform_counted(kinds.dask(events))
     with pytest.raises(InputError, match="array in memory cannot go with a dask-awkward collection"):
         objects(kinds.dask(events).Jet, rho=np.ones(N), identity=kinds.dask(events))
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import awkward as ak
+import hist
 import numpy as np
 import pytest
 import uproot
@@ -114,6 +115,23 @@ def test_coffeas_tracers_see_through_the_model(shared_data: Path, jets: hepgen.S
     # of a typetracer, vector touches the azimuth whatever it is asked for
     assert wanted <= touched <= wanted | {"Jet_phi", "MET_phi"}
     assert tracer == "typetracer" or touched == wanted
+
+
+def test_a_model_of_jets_in_a_processor(shared_data: Path, jets: hepgen.SimToData, tmp_path: Path) -> None:
+    from coffea.processor import IterativeExecutor, Runner
+    from worker_processors import JetProcessor
+
+    nanoevents.NanoAODSchema.warn_missing_crossrefs = False
+    axis = hist.axis.Regular(20, 0, 200, name="pt")
+    columns = ["Jet.pt", "Jet.eta", "fixedGridRhoFastjetAll"]
+    processor = JetProcessor(jets.save(tmp_path / "jets.hepgen"), {"pt": ("Jet.pt", axis)}, weight=False, columns=columns)
+    runner = Runner(executor=IterativeExecutor(status=False), schema=nanoevents.NanoAODSchema, chunksize=11, savemetrics=True)
+    found, metrics = runner({"dy": {"files": {str(shared_data / "nano_dy.root"): "Events"}}}, processor)
+    read_columns = {column.partition("-")[0] for column in metrics["columns"]}
+    assert read_columns == {"nJet", "Jet_pt", "Jet_eta", "fixedGridRhoFastjetAll", "run", "luminosityBlock", "event"}
+    events = nano(shared_data / "nano_dy.root")
+    wanted = ak.to_numpy(ak.flatten(jets(events.Jet, rho=events.fixedGridRhoFastjetAll).pt))
+    assert np.array_equal(found["dy"]["hists"]["pt"]["transformed", :].values(), np.histogram(wanted, axis.edges)[0])
 
 
 @pytest.fixture(scope="module")

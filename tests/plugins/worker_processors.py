@@ -40,3 +40,12 @@ class Smeared(ModelProcessor):
         moved["x"] = moved.x + 1
         fill("harder", moved, weights)
         return counts.transformed
+
+
+class JetProcessor(ModelProcessor):
+    """Fills jets that a model of single jets has transformed."""
+
+    def apply(self, events: ak.Array, weights: Any, identity: Any, fill: Any) -> int:
+        jets = self.model(events.Jet, rho=events.fixedGridRhoFastjetAll, identity=events)
+        fill("transformed", ak.with_field(events, jets, "Jet"), weights)
+        return len(events)
