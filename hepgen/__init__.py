@@ -29,6 +29,7 @@ _MODULES = (
     "estimators",
     "evaluation",
     "events",
+    "exporting",
     "histograms",
     "kernels",
     "losses",
