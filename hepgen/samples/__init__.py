@@ -1,7 +1,8 @@
-"""Stand-in samples made with Pythia 8, and the small ones that ship with the package.
+"""Stand-in samples made with Pythia 8, the small ones that ship with the package, and readers of the originals.
 
 ``make("diphoton", 100_000, 1, "out")`` writes ``out/sim.root``, ``out/data.root`` and ``out/diphoton.json``; ``packaged("diphoton")``
-names files that need neither Pythia nor a network. `docs/samples.md` says what is generated and why.
+names files that need neither Pythia nor a network; ``read_aleph`` and ``read_jets`` give the arrays that were published with the thrust
+and the jets study the columns of ours. `docs/samples.md` says what is generated and why.
 """
 
 from __future__ import annotations
@@ -9,15 +10,32 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from hepgen.errors import InputError, UsageError
 
-_RECIPES = {"diphoton": "hepgen.samples.diphoton"}
+if TYPE_CHECKING:
+    from hepgen.samples.originals import read_aleph as read_aleph
+    from hepgen.samples.originals import read_jets as read_jets
+
+_RECIPES = {name: f"hepgen.samples.{name}" for name in ("diphoton", "jets", "thrust")}
 _PACKAGED = {
     "diphoton": {"sim": "diphoton_sim.root", "data": "diphoton_data.root", "sim_independent": "diphoton_sim_independent.root"},
 }
 
-__all__ = ["make", "names", "packaged"]
+_LAZY = {"read_aleph": "hepgen.samples.originals", "read_jets": "hepgen.samples.originals"}
+
+__all__ = ["make", "names", "packaged", "read_aleph", "read_jets"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'hepgen.samples' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
 
 
 def names() -> tuple[str, ...]:
@@ -58,7 +76,7 @@ def make(
     Returns
     -------
     list of Path
-        One ROOT file for each sample and the provenance; for "diphoton": ``sim.root``, ``data.root``, ``diphoton.json``.
+        One ROOT file for each sample and the provenance: ``sim.root``, ``data.root``, ``<name>.json``.
 
     Raises
     ------
@@ -67,7 +85,7 @@ def make(
     OutputError
         Where a file exists or the folder cannot be written; nothing is left under the final names.
     MissingDependency
-        Where Pythia is not installed.
+        Where Pythia, or fastjet for "jets", is not installed.
     """
     recipe = importlib.import_module(_RECIPES[_known(name)])
     production = importlib.import_module("hepgen.samples.production")
@@ -86,12 +104,14 @@ def packaged(name: str) -> dict[str, Path]:
     Raises
     ------
     UsageError
-        For an unknown name.
+        For an unknown name, and for a sample of which no files ship.
     InputError
         Where the installation lacks the files.
     """
+    if _known(name) not in _PACKAGED:
+        raise UsageError(f"no files of the sample {name!r} ship with hepgen; make them: hepgen samples make {name}")
     folder = Path(__file__).resolve().parents[1] / "data"
-    paths = {role: folder / file for role, file in _PACKAGED[_known(name)].items()}
+    paths = {role: folder / file for role, file in _PACKAGED[name].items()}
     for path in paths.values():
         if not path.is_file():
             raise InputError(f"the packaged sample {path} is missing; install hepgen again")

@@ -13,7 +13,7 @@ import awkward as ak
 import numpy as np
 from numpy.typing import NDArray
 
-from hepgen.errors import HepgenError, MissingDependency
+from hepgen.samples import pythia
 from hepgen.samples.detector import ACCEPTANCE, DATA, SIMULATION, Detector
 
 Floats = NDArray[np.float64]
@@ -70,21 +70,9 @@ def describe() -> dict[str, Any]:
     }
 
 
-def pythia_version() -> str:
-    """Return the version of Pythia found; MissingDependency where there is none."""
-    return f"{_pythia('yy', 1).parm('Pythia:versionNumber'):.3f}"
-
-
-def _pythia(process: str, seed: int) -> Any:
-    try:
-        import pythia8mc
-    except ImportError as error:
-        raise MissingDependency("making samples needs Pythia 8: pip install 'hepgen[pythia]'") from error
-    pythia = pythia8mc.Pythia("", False)
-    for line in (*COMMON, *PROCESSES[process], f"Random:seed = {seed}"):
-        if not pythia.readString(line):
-            raise HepgenError(f"this Pythia does not know the setting {line!r}; hepgen was written for Pythia 8.317")
-    return pythia
+def versions() -> dict[str, str]:
+    """Return the versions of the programs that make the events; MissingDependency where one is missing."""
+    return {"pythia": pythia.version(COMMON)}
 
 
 class _Source:
@@ -92,20 +80,17 @@ class _Source:
 
     def __init__(self, process: str, seed: int) -> None:
         self.process = process
-        self.pythia = _pythia(process, seed)
-        if not self.pythia.init():
-            raise HepgenError(f"Pythia could not be initialised for the process {process!r}")
+        self.pythia = pythia.start((*COMMON, *PROCESSES[process]), seed, process)
 
     def generate(self, n: int) -> tuple[Floats, Integers]:
         """Return candidates (k, 5) of event index, kind, pT [GeV], eta, phi, and the process codes (n,)."""
         rows: list[tuple[float, float, float, float, float]] = []
         codes = np.zeros(n, dtype=np.int64)
-        pythia = self.pythia
         for index in range(n):
-            if not pythia.next():
+            if not self.pythia.next():
                 continue
-            event = pythia.event
-            codes[index] = pythia.infoPython().code()
+            event = self.pythia.event
+            codes[index] = self.pythia.infoPython().code()
             first = len(rows)
             for position in range(5, event.size()):
                 particle = event[position]
@@ -210,14 +195,6 @@ def _generate_batch(sample: str, sources: dict[str, _Source], rng: np.random.Gen
     return candidates, shuffled
 
 
-def _seeds(sample: str, seed: int, block: int) -> tuple[dict[str, int], np.random.Generator]:
-    sequence = np.random.SeedSequence((seed, SAMPLES.index(sample), block))
-    words = sequence.generate_state(len(PROCESSES))
-    # Pythia takes seeds from 1 to 900 000 000
-    seeds = {name: 1 + int(word) % 900_000_000 for name, word in zip(PROCESSES, words, strict=True)}
-    return seeds, np.random.default_rng(sequence.spawn(1)[0])
-
-
 def generate_block(sample: str, seed: int, block: int, n: int) -> tuple[ak.Array, dict[str, int | float]]:
     """Generate one block of a sample; it depends on nothing but its arguments.
 
@@ -234,7 +211,7 @@ def generate_block(sample: str, seed: int, block: int, n: int) -> tuple[ak.Array
     counts : dict
         Numbers of events generated, preselected and, of these, from y + jet; cross sections [pb] as Pythia estimates them.
     """
-    seeds, rng = _seeds(sample, seed, block)
+    seeds, rng = pythia.block_seeds(SAMPLES.index(sample), tuple(PROCESSES), seed, block)
     detector = SIMULATION if sample == "sim" else DATA
     sources = {name: _Source(name, seeds[name]) for name in (("H",) if sample == "sim" else ("yy", "yj"))}
     parts: list[dict[str, Any]] = []

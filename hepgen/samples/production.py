@@ -52,12 +52,12 @@ class Production:
         for path in finals:
             if path.exists():
                 raise OutputError(f"{path} exists already; remove it or choose another folder")
-        version = self.recipe.pythia_version()
+        versions = self.recipe.versions()
         try:
             out.mkdir(parents=True, exist_ok=True)
             with TemporaryDirectory(prefix=f".{self.name}.", suffix=".part", dir=out) as folder:
                 parts = [Path(folder) / path.name for path in finals]
-                record = {**self._provenance(version), "counts": self._write_samples(parts, progress)}
+                record = {**self._provenance(versions), "counts": self._write_samples(parts, progress)}
                 record["files"] = {part.name: {"bytes": part.stat().st_size, "sha256": file_sha256(part)} for part in parts[:-1]}
                 parts[-1].write_text(json.dumps(record, indent=2) + "\n")
                 for part, path in zip(parts, finals, strict=True):
@@ -66,7 +66,7 @@ class Production:
             raise OutputError(f"the samples cannot be written to {out}: {error}; choose a folder that can be written") from error
         return finals
 
-    def _provenance(self, version: str) -> dict[str, Any]:
+    def _provenance(self, versions: dict[str, str]) -> dict[str, Any]:
         return {
             "sample": self.name,
             "command": f"hepgen samples make {self.name} --events {self.events} --seed {self.seed} --out DIR",
@@ -74,7 +74,7 @@ class Production:
             "seed": self.seed,
             "block": self.recipe.EVENTS_PER_BLOCK,
             "hepgen": hepgen.__version__,
-            "pythia": version,
+            **versions,
             "settings": self.recipe.describe(),
         }
 
