@@ -16,7 +16,7 @@ from hepgen.errors import InputError, UsageError
 from hepgen.estimators.base import Estimator, Invalid
 from hepgen.estimators.model_file import sha256_of
 from hepgen.estimators.ratio_arrays import counted
-from hepgen.events import Writer, chunks, identity, identity_columns, open_info
+from hepgen.events import Writer, chunks, entry_identity, identity, identity_columns, open_info
 from hepgen.events import schema as schema_named
 from hepgen.events.reading import Chunk, Paths
 from hepgen.events.sources import expand
@@ -80,7 +80,7 @@ def apply_file(
     tree, schema
         Name of the tree and of the schema; detected by default.
     seed
-        Noise seed, the model's own by default. Random numbers follow the run and event numbers, or else the entry in the file,
+        Noise seed, the model's own by default. Random numbers follow the run and event numbers, or else the file and the entry in it,
         so that the result does not depend on `chunk_size`.
     invalid
         What an event with NaN or inf among its features gets: an error, itself unchanged ("identity"), or "nan".
@@ -109,7 +109,7 @@ def apply_file(
     def rewrite(chunk: Chunk) -> tuple[Any, int]:
         keys = identity(chunk.raw)
         if keys is None:
-            keys = np.arange(chunk.entry_start, chunk.entry_stop, dtype=np.uint64)[:, None]
+            keys = entry_identity(info.uuid, chunk.entry_start, len(chunk))
         with threads(1):
             return model.rewrite(chunk.raw, view, wanted, identity=keys, seed=seed, invalid=invalid, entry_start=chunk.entry_start)
 

@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 # `identity` is a function and a submodule of one name: loading it here binds the function for good, whoever imports the submodule later.
-from hepgen.events.identity import identity, identity_columns
+from hepgen.events.identity import entry_identity, identity, identity_columns
 
 if TYPE_CHECKING:
     from hepgen.events.features import Extract as Extract
@@ -64,7 +64,7 @@ _LAZY = {
     "write_histograms": "root_histograms",
 }
 
-__all__ = [*_LAZY, "identity", "identity_columns"]  # noqa: PLE0604 - the keys are strings
+__all__ = [*_LAZY, "entry_identity", "identity", "identity_columns"]  # noqa: PLE0604 - the keys are strings
 
 
 def __getattr__(name: str) -> Any:

@@ -54,6 +54,26 @@ def identity(events: Any, schema: Any = None) -> npt.NDArray[np.uint64] | None:
     return np.stack([_integers(layout, source.fields(path), path.indices, str(path)) for path in paths], axis=1)
 
 
+def entry_identity(file: int, start: int, n: int) -> npt.NDArray[np.uint64]:
+    """Who n events without numbers of their own are: the file they stand in, and their entry.
+
+    Parameters
+    ----------
+    file : int
+        128 bits, such as the UUID of a ROOT file; see `hepgen.events.open_info`.
+    start : int
+        Entry of the first event.
+
+    Returns
+    -------
+    (n, 3) uint64
+    """
+    keys = np.empty((n, 3), dtype=np.uint64)
+    keys[:, 0], keys[:, 1] = file >> 64, file & 0xFFFFFFFFFFFFFFFF
+    keys[:, 2] = start + np.arange(n, dtype=np.uint64)
+    return keys
+
+
 def identity_columns(available: Iterable[str], schema: Any = None) -> tuple[str, ...]:
     """The names, out of those a file has, that `identity` needs; empty when it has no such columns.
 

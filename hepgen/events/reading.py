@@ -41,6 +41,8 @@ class FileInfo:
         For a TTree, the counter branch of each jagged branch that has one.
     compression : object
         uproot's compression of the file, None where unknown.
+    uuid : int
+        128 bits that tell the file from others: the UUID that a ROOT file was written with; of Parquet a hash of its name and length.
     """
 
     path: str
@@ -52,6 +54,7 @@ class FileInfo:
     skipped: dict[str, str] = field(default_factory=dict)
     counters: dict[str, str] = field(default_factory=dict)
     compression: Any = None
+    uuid: int = 0
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,7 @@ def _info(name: str, source: Source) -> FileInfo:
         skipped=dict(source.skipped),
         counters=dict(source.counters),
         compression=source.compression,
+        uuid=source.uuid,
     )
 
 

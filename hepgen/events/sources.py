@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ class Source(Protocol):
     skipped: dict[str, str]
     counters: dict[str, str]
     compression: Any
+    uuid: int
 
     def iterate(self, names: Sequence[str], start: int, stop: int, step: int) -> Iterator[ak.Array]:
         """Records of the named branches, in this order, at most `step` entries at a time; one of length 0 where start >= stop."""
@@ -190,6 +192,7 @@ class TTreeSource:
 
     def __init__(self, path: str, file: Any, tree: str):
         self.path, self.tree, self._file = path, tree, file
+        self.uuid = int(file.file.uuid.int)
         self._tree = file[tree]
         self.entries = int(self._tree.num_entries)
         self.branches: dict[str, str] = {}
@@ -274,6 +277,7 @@ class RNTupleSource:
 
     def __init__(self, path: str, file: Any, tree: str):
         self.path, self.tree, self._file = path, tree, file
+        self.uuid = int(file.file.uuid.int)
         self._tree = file[tree]
         self.entries = int(self._tree.num_entries)
         self.skipped: dict[str, str] = {}
@@ -326,6 +330,8 @@ class ParquetSource:
             self._file.close()
             raise InputError(f"{path} has no tree '{tree}': a Parquet file holds one table, here '{self.tree}'; leave tree= out")
         self.entries = int(self._file.metadata.num_rows)
+        # Parquet has no UUID: the name and size of the file stand for it
+        self.uuid = int.from_bytes(hashlib.sha256(f"{Path(path).name} {self.entries}".encode()).digest()[:16], "big")
         self.branches = {field.name: str(field.type) for field in schema}
         self.skipped: dict[str, str] = {}
         self.counters: dict[str, str] = {}

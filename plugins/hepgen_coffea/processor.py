@@ -19,7 +19,7 @@ from hepgen.errors import UsageError
 from hepgen.estimators.cache import cached, file_sha256
 from hepgen.events.expressions import EventSource, NameSource, evaluate, parse
 from hepgen.events.expressions import Path as ColumnPath
-from hepgen.events.identity import identity_columns
+from hepgen.events.identity import entry_identity, identity_columns
 from hepgen.events.schemas import Schema, detect, schema
 from hepgen.events.selections import Selection
 from hepgen.kernels import threads
@@ -190,10 +190,7 @@ def _file_identity(events: ak.Array, metadata: Mapping[str, Any]) -> NDArray[np.
     if identity_columns(known_columns(events)) or "fileuuid" not in metadata:
         return None
     file = UUID(metadata["fileuuid"]).int if metadata["fileuuid"] else 0
-    entry = int(metadata.get("entrystart", 0)) + np.arange(len(events), dtype=np.uint64)
-    keys = np.empty((len(events), 3), dtype=np.uint64)
-    keys[:, 0], keys[:, 1], keys[:, 2] = file >> 64, file & 0xFFFFFFFFFFFFFFFF, entry
-    return keys
+    return entry_identity(file, int(metadata.get("entrystart", 0)), len(events))
 
 
 def _checked(name: str, columns: str | Sequence[str], axes: Any) -> tuple[tuple[str, ...], tuple[Any, ...]]:

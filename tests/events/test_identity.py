@@ -11,7 +11,7 @@ import uproot
 
 import hepgen.events
 from hepgen.errors import InputError, UsageError
-from hepgen.events import identity, identity_columns
+from hepgen.events import entry_identity, identity, identity_columns, open_info, write
 
 BIG = 2**64 - 3
 
@@ -110,3 +110,15 @@ def test_the_function_is_not_shadowed_by_its_module() -> None:
 @pytest.mark.parametrize("name", hepgen.events.__all__)
 def test_every_public_name_loads(name: str) -> None:
     assert getattr(hepgen.events, name).__module__.startswith("hepgen.events.")
+
+
+def test_events_without_numbers_are_their_file_and_entry(tmp_path: Path) -> None:
+    found = entry_identity((7 << 64) + 9, 1000, 3)
+    assert found.dtype == np.uint64
+    assert found.tolist() == [[7, 9, 1000], [7, 9, 1001], [7, 9, 1002]]
+    events = {"x": np.arange(5.0)}
+    paths = [write(tmp_path / name, events, tree="t") for name in ("a.root", "b.root", "a.parquet", "b.parquet")]
+    known = [open_info(path).uuid for path in paths]
+    assert len(set(known)) == 4
+    assert all(0 < one < 2**128 for one in known)
+    assert [open_info(path).uuid for path in paths] == known

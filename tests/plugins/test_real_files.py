@@ -196,6 +196,11 @@ def test_an_rntuple_with_its_file_and_entry_for_identity(shared_data: Path, muon
     before, after = read(source, schema="nanoaod"), read(tmp_path / "out.root", schema="nanoaod")
     assert (done.events, done.transformed) == (1000, int(ak.sum(ak.num(before.Muon) > 0)))
     assert ak.array_equal(after.Muon.pt[:, 1:], before.Muon.pt[:, 1:], same_content_types=False)
-    moved = muons.transform(before, identity="entry")
+    with uproot.open(source) as file:
+        uuid = file.file.uuid.int
+    keys = np.stack(
+        [np.full(1000, part, dtype=np.uint64) for part in (uuid >> 64, uuid & (2**64 - 1))] + [np.arange(1000, dtype=np.uint64)], 1
+    )
+    moved = muons.transform(before, identity=keys)
     assert ak.array_equal(moved.Muon.pt, after.Muon.pt, same_content_types=False)
     assert not ak.any(after.Muon.pt[:, :1] == before.Muon.pt[:, :1])

@@ -18,7 +18,7 @@ import uproot
 from hepgen.errors import InputError, MissingDependency, ModelFileError, UsageError
 from hepgen.estimators import cache
 from hepgen.estimators.transformer import Counts
-from hepgen.events import Cut, Features, Selection
+from hepgen.events import Cut, Features, Selection, entry_identity, open_info
 from hepgen.kernels import threads
 from hepgen.kernels.dispatch import thread_count
 
@@ -263,6 +263,12 @@ def test_events_without_numbers_are_known_by_file_and_entry(mini: dict[str, Any]
         keys.append(np.concatenate(processor.model.identities))
     np.testing.assert_array_equal(keys[0], keys[1])
     assert len(np.unique(keys[0], axis=0)) == 500
+    np.testing.assert_array_equal(keys[0], entry_identity(open_info(path).uuid, 0, 500))  # as hepgen apply has them
+    again = tmp_path / "again.root"
+    with uproot.recreate(again) as file:
+        file.mktree("mini", {"photon_pt": mini["events"].photon_pt.type.content}, counter_name=lambda _: "photon_n")
+        file["mini"].extend({"photon_pt": mini["events"].photon_pt})
+    assert open_info(again).uuid != open_info(path).uuid  # the same entries of another file are other events
 
 
 @pytest.mark.filterwarnings("ignore:Branch Photon_:RuntimeWarning")
