@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from hepgen.estimators.cache import file_sha256
 from hepgen.samples import make
+from hepgen.samples.production import file_sha256
 
 # file -> (events, seed, which of the samples made)
 FILES = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Generator
@@ -17,10 +18,15 @@ from typing import Any
 
 import hepgen
 from hepgen.errors import HepgenError, OutputError, UsageError
-from hepgen.estimators.cache import file_sha256
 from hepgen.kernels.dispatch import cores
 
 Progress = Callable[[int, int], None]
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file that was made, 64 hexadecimal digits, for its provenance."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)

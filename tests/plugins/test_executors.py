@@ -170,12 +170,14 @@ def test_chunks_of_any_size_give_the_same_bits(model: Path, few: Path, wanted: s
 def test_fifty_chunks_load_the_model_once_in_each_process(model: Path, few: Path, wanted: set[Any], kind: str) -> None:
     with workers(kind) as executor:
         found = record(model, few, executor, 3)
-    assert found["moved"] == wanted
+        others = [record(model, few, executor, chunksize) for chunksize in (1, 7, 1000)]
     assert (found["chunks"], found["transformed"] + found["untouched"]) == (50, 150)
     processes = {process for process, _, _ in found["processes"]}
     assert len(processes) == (1 if kind == "threads" else 2)
-    assert {loads for _, loads, _ in found["processes"]} == {1}
-    assert kind == "threads" or not any(torch for _, _, torch in found["processes"])
+    for each in (found, *others):
+        assert each["moved"] == wanted
+        assert {loads for _, loads, _ in each["processes"]} == {1}
+        assert kind == "threads" or not any(torch for _, _, torch in each["processes"])
 
 
 @contextmanager

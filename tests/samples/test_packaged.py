@@ -12,8 +12,8 @@ import uproot
 
 from hepgen import samples
 from hepgen.errors import InputError, UsageError
-from hepgen.estimators.cache import file_sha256
 from hepgen.samples import diphoton, package
+from hepgen.samples.production import file_sha256
 
 PATHS = samples.packaged("diphoton")
 EVENTS = {"sim": 30_000, "data": 30_000, "sim_independent": 20_000}
