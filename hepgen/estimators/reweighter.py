@@ -49,8 +49,12 @@ class RatioSettings:
         The networks; see `hepgen.networks.MLP`.
     F0
         Of ECD: below every loss that can be reached, best by about one; -0.3 for BCE and -1 for MLC where None.
-    nu, weight_decay
-        See `hepgen.optim.ECD`; weight decay is of every optimiser.
+    eta, nu
+        Of ECD; eta is that of `hepgen.optim.eta_for` for all steps asked for where None.
+    betas
+        Of Adam.
+    weight_decay
+        Of every optimiser.
     validation
         Share of each sample that picks the best epoch.
     calibration_share
@@ -61,7 +65,9 @@ class RatioSettings:
     activation: Literal["relu", "tanh", "elu"] = "relu"
     dropout: float = 0.0
     F0: float | None = None
+    eta: float | None = None
     nu: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
     validation: float = 0.1
     calibration_share: float = 0.2
@@ -145,7 +151,8 @@ class Reweighter(Weigher):
         unknown = sorted(set(settings) - set(RatioSettings.__dataclass_fields__))
         if unknown:
             raise UsageError(f"Reweighter has no setting {unknown[0]!r}: it has {', '.join(RatioSettings.__dataclass_fields__)}")
-        settings["hidden"] = tuple(settings.get("hidden", RatioSettings.hidden))
+        for name in ("hidden", "betas"):  # lists, as a model's document has them
+            settings[name] = tuple(settings.get(name, getattr(RatioSettings, name)))
         self.settings = RatioSettings(**settings)
         if not 0 < self.settings.calibration_share < 1:
             raise UsageError(f"calibration_share must lie between 0 and 1, not {self.settings.calibration_share}")
@@ -264,9 +271,12 @@ class Reweighter(Weigher):
 
     def _options(self) -> dict[str, Any]:
         s = self.settings
-        if self.optimizer != "ecd":
-            return {"weight_decay": s.weight_decay}
-        return {"F0": F0[self.loss] if s.F0 is None else s.F0, "nu": s.nu, "weight_decay": s.weight_decay}
+        options: dict[str, Any] = {"weight_decay": s.weight_decay}
+        if self.optimizer == "adam":
+            options["betas"] = s.betas
+        if self.optimizer == "ecd":
+            options |= {"F0": F0[self.loss] if s.F0 is None else s.F0, "nu": s.nu} | ({} if s.eta is None else {"eta": s.eta})
+        return options
 
     def _normalise(self, sim: tuple[Matrix, Matrix | None], data: tuple[Matrix, Matrix | None]) -> None:
         """Find the scale from the events of the fit, and note what the weights of the simulation are like."""
