@@ -1,6 +1,9 @@
 #include "hepgen/mlp.hpp"
 
 #include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <new>
 
 #include "hepgen/aligned.hpp"
 #include "hepgen/isa.hpp"
@@ -30,6 +33,7 @@ template <class T>
 struct Call {
     const MlpShape& shape;
     const MlpLayers<const T>& layers;
+    MlpDropout dropout;
     MlpKernels<T> functions;
     PanelMaker maker;
     std::vector<Panels> values, adjoints;
@@ -39,8 +43,13 @@ struct Call {
     Aligned<T> packed;
     std::size_t n;
 
-    Call(const MlpShape& shape_, const MlpLayers<const T>& layers_, std::size_t n_, bool backward)
-        : shape(shape_), layers(layers_), functions(kernels<T>()), maker(functions.lanes, functions.most_rows), n(n_) {
+    Call(const MlpShape& shape_, const MlpMember<T>& member, std::uint32_t dropped, std::size_t n_, bool backward)
+        : shape(shape_),
+          layers(member.layers),
+          dropout{dropped, member.seed},
+          functions(kernels<T>()),
+          maker(functions.lanes, functions.most_rows),
+          n(n_) {
         for (int layer = 1; layer <= shape.layers(); ++layer) {
             values.push_back(maker.make(0, shape.widths[layer], 0, shape.widths[layer - 1], true));
         }
@@ -72,6 +81,8 @@ struct Call {
     MlpTile<T> tile(std::size_t begin, T* tile_values) const {
         MlpTile<T> made{};
         made.plan = &plan;
+        made.dropout = dropout;
+        made.number = std::uint32_t(begin / kTileEvents);
         made.packed = packed.get();
         made.strips =
             int((std::min<std::size_t>(kTileEvents, n - begin) + functions.strip_events - 1) / functions.strip_events);
@@ -97,8 +108,8 @@ struct Call {
 
 // Where the values of a tile are in a record, null where they are not kept for this many lanes.
 template <class T>
-T* kept_values(T* record, const MlpShape& shape, std::size_t n, int lanes, std::size_t begin) {
-    if (!record || mlp_record_size(shape, n, sizeof(T)) == 0 || record[0] != T(lanes)) return nullptr;
+T* kept_values(T* record, const MlpShape& shape, int lanes, std::size_t begin) {
+    if (!record || record[0] != T(lanes)) return nullptr;
     return record + kTileEvents + begin / kTileEvents * values_per_tile(shape);
 }
 
@@ -116,7 +127,7 @@ struct Backward {
                    transposed = allocate<T>(sums ? call.transposed_size : 0);
         T* of_output = adjoints.get() + call.values_at.back();
         for (std::size_t begin = groups.begin(group); begin < groups.end(group); begin += kTileEvents) {
-            const T* kept = kept_values(record, call.shape, call.n, call.functions.lanes, begin);
+            const T* kept = kept_values(record, call.shape, call.functions.lanes, begin);
             MlpTile<T> tile = call.tile(begin, kept ? const_cast<T*>(kept) : own.get());
             if (!kept) call.fill(tile, in, inputs, begin, tile.values);
             call.fill(tile, out_gradient, outputs, begin, of_output);
@@ -159,28 +170,20 @@ struct Backward {
     }
 };
 
-}  // namespace
-
-std::size_t mlp_record_size(const MlpShape& shape, std::size_t n, std::size_t element_size) {
-    const std::size_t size = kTileEvents + round_up(n, kTileEvents) / kTileEvents * values_per_tile(shape);
-    return size * element_size <= kKeptBytes ? size : 0;
-}
-
 template <class T>
-void mlp_apply(const MlpShape& shape, const MlpLayers<const T>& layers, std::size_t n, Rows<const T> in, int threads,
+void apply_one(const MlpShape& shape, const MlpMember<T>& member, std::uint32_t dropout, std::size_t n, int threads,
                T* out, T* record) {
-    if (n == 0) return;
-    Call<T> call(shape, layers, n, false);
-    if (record && mlp_record_size(shape, n, sizeof(T))) std::fill_n(record, kTileEvents, T(call.functions.lanes));
+    Call<T> call(shape, member, dropout, n, false);
+    if (record) std::fill_n(record, kTileEvents, T(call.functions.lanes));
     const std::size_t rows = kChunkTiles * kTileEvents;
     auto apply = [&](std::size_t chunk) {
         Aligned<T> own = allocate<T>(call.values_size);
         for (std::size_t begin = chunk * rows; begin < std::min((chunk + 1) * rows, n); begin += kTileEvents) {
-            T* kept = kept_values(record, shape, n, call.functions.lanes, begin);
+            T* kept = kept_values(record, shape, call.functions.lanes, begin);
             MlpTile<T> tile = call.tile(begin, kept ? kept : own.get());
             // strips that are not in use: what is handed out has no chance bits in it
             if (kept && begin + kTileEvents > n) std::fill_n(kept, call.values_size, T(0));
-            call.fill(tile, in, shape.widths.front(), begin, tile.values);
+            call.fill(tile, member.in, shape.widths.front(), begin, tile.values);
             call.functions.forward(tile);
             call.empty(tile, tile.values + call.values_at.back(), shape.widths.back(), begin, out);
         }
@@ -191,26 +194,78 @@ void mlp_apply(const MlpShape& shape, const MlpLayers<const T>& layers, std::siz
 }
 
 template <class T>
-void mlp_backward(const MlpShape& shape, const MlpLayers<const T>& layers, std::size_t n, Rows<const T> in,
+void backward_one(const MlpShape& shape, const MlpMember<T>& member, std::uint32_t dropout, std::size_t n,
                   const T* record, Rows<const T> out_gradient, int threads, T* in_gradient,
                   const MlpLayers<T>& gradients) {
-    Call<T> call(shape, layers, n, true);
+    Call<T> call(shape, member, dropout, n, true);
     const bool wants_weights = !gradients.weights.empty();
     const std::size_t sums_size = wants_weights ? call.maker.sums_size : 0;
     RowGroups groups(n, sums_size * sizeof(T));
     Aligned<T> sums = allocate<T>(sums_size * groups.count);
     if (n == 0) std::fill_n(sums.get(), sums_size, T(0));
-    Backward<T> pass{call, groups, in, out_gradient, record, in_gradient, wants_weights ? sums.get() : nullptr};
+    Backward<T> pass{call, groups, member.in, out_gradient, record, in_gradient, wants_weights ? sums.get() : nullptr};
     parallel_stages(threads_for(n, threads),
                     {{n ? std::size_t(shape.layers()) : 0, [&](std::size_t layer) { call.pack(layer); }},
                      {n ? groups.count : 0, [&](std::size_t group) { pass.run(group); }},
                      {gradients.weights.size(), [&](std::size_t layer) { pass.finish(layer, gradients); }}});
 }
 
-#define HEPGEN_INSTANTIATE(T)                                                                                        \
-    template void mlp_apply<T>(const MlpShape&, const MlpLayers<const T>&, std::size_t, Rows<const T>, int, T*, T*); \
-    template void mlp_backward<T>(const MlpShape&, const MlpLayers<const T>&, std::size_t, Rows<const T>, const T*,  \
-                                  Rows<const T>, int, T*, const MlpLayers<T>&);
+// one(member, threads): as many members side by side as there are threads, then what is left on all threads each.
+template <class F>
+void each_member(std::size_t count, int threads, F one) {
+    const std::size_t beside = std::max(threads, 1), whole = count - count % beside;
+    std::atomic<bool> failed{false};
+    parallel_tasks(beside > 1 ? threads : 1, whole, [&](std::size_t member) {
+        try {
+            if (!failed) one(member, 1);
+        } catch (const std::bad_alloc&) {
+            failed = true;
+        }
+    });
+    if (failed) throw std::bad_alloc();
+    for (std::size_t member = whole; member < count; ++member) one(member, threads);
+}
+
+}  // namespace
+
+std::uint32_t mlp_dropout(double probability) {
+    return std::uint32_t(std::lround(std::clamp(probability, 0.0, 1.0) * 65536));
+}
+
+std::size_t mlp_record_size(const MlpShape& shape, std::size_t members, std::size_t n, std::size_t element_size) {
+    const std::size_t size = kTileEvents + round_up(n, kTileEvents) / kTileEvents * values_per_tile(shape);
+    return members * size * element_size <= kKeptBytes ? members * size : 0;
+}
+
+template <class T>
+void mlp_apply(const MlpShape& shape, const std::vector<MlpMember<T>>& members, std::uint32_t dropout, std::size_t n,
+               int threads, T* out, T* record) {
+    if (n == 0) return;
+    const std::size_t count = members.size(), kept = mlp_record_size(shape, count, n, sizeof(T));
+    each_member(count, threads, [&](std::size_t e, int own_threads) {
+        apply_one(shape, members[e], dropout, n, own_threads, out + e * n * shape.widths.back(),
+                  record && kept ? record + kept / count * e : nullptr);
+    });
+}
+
+template <class T>
+void mlp_backward(const MlpShape& shape, const std::vector<MlpMember<T>>& members, std::uint32_t dropout, std::size_t n,
+                  const T* record, const std::vector<Rows<const T>>& out_gradients, int threads, T* in_gradient,
+                  const std::vector<MlpLayers<T>>& gradients) {
+    const std::size_t count = members.size(), kept = mlp_record_size(shape, count, n, sizeof(T));
+    each_member(count, threads, [&](std::size_t e, int own_threads) {
+        backward_one(shape, members[e], dropout, n, record && kept ? record + kept / count * e : nullptr,
+                     out_gradients[e], own_threads, in_gradient ? in_gradient + e * n * shape.widths.front() : nullptr,
+                     gradients.empty() ? MlpLayers<T>{} : gradients[e]);
+    });
+}
+
+#define HEPGEN_INSTANTIATE(T)                                                                                          \
+    template void mlp_apply<T>(const MlpShape&, const std::vector<MlpMember<T>>&, std::uint32_t, std::size_t, int, T*, \
+                               T*);                                                                                    \
+    template void mlp_backward<T>(const MlpShape&, const std::vector<MlpMember<T>>&, std::uint32_t, std::size_t,       \
+                                  const T*, const std::vector<Rows<const T>>&, int, T*,                                \
+                                  const std::vector<MlpLayers<T>>&);
 HEPGEN_INSTANTIATE(float)
 HEPGEN_INSTANTIATE(double)
 #undef HEPGEN_INSTANTIATE

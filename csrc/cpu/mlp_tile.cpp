@@ -1,6 +1,7 @@
 // Compiled once per instruction set; see mlp_tile.hpp.
 #include "hepgen/mlp_tile.hpp"
 
+#include "hepgen/dropout.hpp"
 #include "hepgen/layer.hpp"
 
 namespace hepgen::HEPGEN_ISA {
@@ -35,6 +36,9 @@ struct Network {
             multiply(plan.values[layer - 1], values(layer - 1), strip_size(layer - 1), values(layer), size,
                      last ? Finish::plain : finish_of(plan.activation), nullptr);
             if (!last) activate(plan.activation, values(layer), t.strips * size);
+            if (!last && t.dropout.out_of_65536) {
+                drop_values(t.dropout, t.number, layer, plan.widths[layer], t.strips, values(layer));
+            }
         }
         if (plan.output == MlpOutput::sigmoid) sigmoid(values(plan.layers), t.strips * strip_size(plan.layers));
     }
@@ -59,7 +63,16 @@ struct Network {
             const Finish finish = layer ? adjoint_finish_of(plan.activation) : Finish::plain;
             multiply(plan.adjoints[layer], adjoints(layer + 1), strip_size(layer + 1), adjoints(layer),
                      strip_size(layer), finish, values(layer));
-            if (layer) multiply_slope(plan.activation, adjoints(layer), values(layer), t.strips * strip_size(layer));
+            if (layer) multiply_slopes(layer);
+        }
+    }
+
+    void multiply_slopes(int layer) const {
+        if (t.dropout.out_of_65536) {
+            drop_adjoints(t.dropout, t.number, layer, plan.activation, plan.widths[layer], t.strips, values(layer),
+                          adjoints(layer));
+        } else {
+            multiply_slope(plan.activation, adjoints(layer), values(layer), t.strips * strip_size(layer));
         }
     }
 

@@ -7,35 +7,16 @@
 // bit is the sign, the others the probability (k + 1/2) / 2^32 of the tail beyond, through the shorter form of AS 241.
 #include "hepgen/as241.hpp"
 #include "hepgen/ecd_tile.hpp"
-#include "hepgen/simd.hpp"
+#include "hepgen/philox_lanes.hpp"
 
 namespace hepgen::HEPGEN_ISA {
 namespace {
 
 constexpr std::uint32_t kStream = 0x45434400;
 constexpr int kTensorShift = 40;  // bits of the number of a block
-constexpr int kBlocks = 16;       // of a group
-constexpr int kWords = 4;         // of a block
 
-typedef std::uint64_t Long __attribute__((vector_size(kVectorBytes)));
 typedef std::uint32_t Short __attribute__((vector_size(kVectorBytes / 2)));
 typedef std::int32_t Int __attribute__((vector_size(kVectorBytes)));
-constexpr int kLongs = kVectorBytes / 8;
-constexpr int kVectors = kBlocks / kLongs;  // of a word of all blocks
-
-// The product of the low halves.
-HEPGEN_INLINE Long multiply(Long a, std::uint32_t b) {
-    const Long wide = b - Long{};
-#if defined(__AVX512F__)
-    return (Long)_mm512_mul_epu32((__m512i)a, (__m512i)wide);
-#elif defined(__AVX2__)
-    return (Long)_mm256_mul_epu32((__m256i)a, (__m256i)wide);
-#elif defined(__SSE2__)
-    return (Long)_mm_mul_epu32((__m128i)a, (__m128i)wide);
-#else
-    return (a & 0xFFFFFFFF) * wide;
-#endif
-}
 
 template <class T>
 HEPGEN_INLINE Vec<T> root(Vec<T> x) {
@@ -52,31 +33,10 @@ HEPGEN_INLINE Vec<T> root(Vec<T> x) {
 #endif
 }
 
-// The words of 16 blocks from `block` on, a multiple of 16, each in the low half of its lane.
-HEPGEN_INLINE void philox_words(const NoiseKey& key, std::uint64_t block, Long (&c)[kWords][kVectors]) {
-    Long lane;
-    for (int i = 0; i < kLongs; ++i) lane[i] = i;
+// The words of 16 blocks from `block` on, a multiple of 16.
+HEPGEN_INLINE void noise_words(const NoiseKey& key, std::uint64_t block, PhiloxWords& words) {
     const std::uint64_t identity = key.tensor << kTensorShift | block;
-    for (int v = 0; v < kVectors; ++v) {
-        c[0][v] = lane + ((identity & 0xFFFFFFFF) + v * kLongs);
-        c[1][v] = (identity >> 32) - Long{};
-        c[2][v] = std::uint64_t{key.step} - Long{};
-        c[3][v] = std::uint64_t{kStream} - Long{};
-    }
-    std::uint32_t key0 = std::uint32_t(key.seed), key1 = std::uint32_t(key.seed >> 32);
-    for (int round = 0; round < 10; ++round) {
-#pragma GCC unroll 16
-        for (int v = 0; v < kVectors; ++v) {
-            // what is above 32 bits of a word is never read
-            const Long p0 = multiply(c[0][v], 0xD2511F53), p1 = multiply(c[2][v], 0xCD9E8D57);
-            c[0][v] = (p1 >> 32) ^ c[1][v] ^ std::uint64_t{key0};
-            c[1][v] = p1;
-            c[2][v] = (p0 >> 32) ^ c[3][v] ^ std::uint64_t{key1};
-            c[3][v] = p0;
-        }
-        key0 += 0x9E3779B9;
-        key1 += 0xBB67AE85;
-    }
+    philox_words({std::uint32_t(identity), std::uint32_t(identity >> 32), key.step, kStream}, key.seed, words);
 }
 
 template <class T, int n>
@@ -154,8 +114,8 @@ HEPGEN_INLINE Vec<float> normal_from(Int bits) {
 void normal_noise(const NoiseKey& key, std::size_t first, std::size_t count, float* out) {
     constexpr int numbers = kBlocks * kWords;
     for (std::size_t at = 0; at < count; at += numbers) {
-        Long words[kWords][kVectors];
-        philox_words(key, (first + at) / numbers * kBlocks, words);
+        PhiloxWords words;
+        noise_words(key, (first + at) / numbers * kBlocks, words);
         alignas(kVectorBytes) std::uint32_t bits[numbers];
         for (int w = 0; w < kWords; ++w) {
             for (int v = 0; v < kVectors; ++v) {
@@ -172,8 +132,8 @@ void normal_noise(const NoiseKey& key, std::size_t first, std::size_t count, flo
 void normal_noise(const NoiseKey& key, std::size_t first, std::size_t count, double* out) {
     constexpr int numbers = kBlocks * kWords / 2;
     for (std::size_t at = 0; at < count; at += numbers) {
-        Long words[kWords][kVectors];
-        philox_words(key, (first + at) / numbers * kBlocks, words);
+        PhiloxWords words;
+        noise_words(key, (first + at) / numbers * kBlocks, words);
         for (int half = 0; half < 2; ++half) {
             for (int v = 0; v < kVectors; ++v) {
                 const Long bits = words[2 * half + 1][v] << 32 | (words[2 * half][v] & 0xFFFFFFFF);

@@ -7,6 +7,7 @@ models p(delta | x_c), delta = x_ref - x_c, where the condition x_c is a whole s
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -143,9 +144,7 @@ def data_floors(
 
 
 def _first_rows(batch: Batch) -> Batch:
-    return Batch(
-        {name: sample.take(torch.arange(min(len(sample), VALIDATION_ROWS))) for name, sample in batch.samples.items()}, batch.generator
-    )
+    return replace(batch, samples={name: s.take(torch.arange(min(len(s), VALIDATION_ROWS))) for name, s in batch.samples.items()})
 
 
 def _product(first: Tensor | None, second: Tensor | None, rows: int) -> Tensor | None:

@@ -1,13 +1,8 @@
-"""How the members of a Reweighter are fitted: the only part of it that needs torch.
-
-The members are trained one after the other, each on all cores. Batching them as one network was measured and gives nothing at the sizes
-of the paper, where the arithmetic of one member already fills the cores: see docs/reweighter.md.
-"""
+"""How the members of a Reweighter are fitted, all in lockstep: the only part of it that needs torch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,44 +11,42 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hepgen.kernels.perceptron import ACTIVATIONS
+from hepgen.kernels.perceptron import Dropout
 from hepgen.losses.ratio_loss import RatioLoss
-from hepgen.networks import MLP
-from hepgen.training import Batch, Objective, Plan, Sample, train
+from hepgen.networks import MLP, EnsembleMLP
+from hepgen.training import Batch, Objective, Plan, Sample, train_ensemble
 from hepgen.training.samples import mix_seed
 
 Matrix = NDArray[np.float64]
 
 
 class RatioObjective(Objective):
-    """A ratio network and its loss; dropout follows the random numbers of the batch, so that a fit resumes bit for bit."""
+    """An ensemble of ratio networks and their loss; dropout follows the seeds of the batch, so that a fit resumes bit for bit."""
 
-    def __init__(self, network: MLP, loss: RatioLoss, dropout: float = 0.0) -> None:
+    def __init__(self, networks: EnsembleMLP, loss: RatioLoss, dropout: float = 0.0) -> None:
         super().__init__()
-        self.network, self.loss, self.dropout = network, loss, dropout
+        self.networks, self.loss, self.dropout, self.members = networks, loss, dropout, len(networks)
+
+    @property
+    def fan_in(self) -> int:
+        """See `Objective.fan_in`; of each network."""
+        return max(self.networks.shape.widths[:-1])
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """The loss of one batch."""
-        return {"loss": self._loss(batch, self.dropout)}
+        """The losses of one batch, (members,)."""
+        dropout = Dropout(self.dropout, torch.tensor(batch.seeds)) if self.dropout else None
+        return {"loss": self._loss(batch, dropout)}
 
     def validation_loss(self, batch: Batch) -> Tensor:
-        """The loss of the held-out events, without dropout."""
-        return self._loss(batch, 0.0)
+        """The losses of the held-out events, (members,), without dropout."""
+        return self._loss(batch, None)
 
-    def _loss(self, batch: Batch, dropout: float) -> Tensor:
+    def _loss(self, batch: Batch, dropout: Dropout | None) -> Tensor:
         sim, data = batch["sim"], batch["data"]
-        rows = torch.cat([sim.values, data.values])
-        z = (self._dropping(rows, dropout, batch.generator) if dropout else self.network(rows))[:, 0]
-        value: Tensor = self.loss(z[: len(sim)], z[len(sim) :], sim.weights, data.weights)
+        z = self.networks(torch.cat([sim.values, data.values], dim=1), batch.members, dropout)[..., 0]
+        n = sim.values.shape[1]
+        value: Tensor = self.loss(z[:, :n], z[:, n:], sim.weights, data.weights)
         return value
-
-    def _dropping(self, x: Tensor, dropout: float, generator: torch.Generator) -> Tensor:
-        *hidden, last = self.network.linears
-        for layer in hidden:
-            x = ACTIVATIONS[self.network.activation](layer(x))
-            x = x * torch.empty_like(x).bernoulli_(1 - dropout, generator=generator) / (1 - dropout)
-        z: Tensor = last(x)
-        return z
 
 
 class Member(NamedTuple):
@@ -99,27 +92,19 @@ def fit_members(
     members
         How many.
     checkpoint
-        Folder for a checkpoint of each member.
+        Folder for the checkpoint.
     progress
         See `hepgen.training.train`.
     """
-    found = []
-    for number in range(members):
-        seed = mix_seed(plan.seed, 5, number)
-        own = Plan(**{**asdict(plan), "seed": seed, "options": _options(plan, seed)})
-        title = f"{shape.loss} fit" + (f" {number + 1} of {members}" if members > 1 else "")
-        objective = RatioObjective(
-            new_network(samples["sim"].values.shape[1], shape, seed), RatioLoss(shape.loss, shape.link), shape.dropout
-        )
-        file = checkpoint / f"member-{number}.checkpoint" if checkpoint is not None else None
-        record = train(objective, samples, own, checkpoint=file, title=title, progress=progress)
-        state = {name: tensor.detach().numpy().copy() for name, tensor in objective.network.state_dict().items()}
-        found.append(Member(state, {"seed": seed, **record.to_dict()}))
-    return found
-
-
-def _options(plan: Plan, seed: int) -> dict[str, Any]:
-    return {**plan.options, "seed": seed} if plan.optimizer == "ecd" else dict(plan.options)
+    seeds = [mix_seed(plan.seed, 5, number) for number in range(members)]
+    inputs = samples["sim"].values.shape[1]
+    networks = EnsembleMLP([new_network(inputs, shape, seed) for seed in seeds])
+    objective = RatioObjective(networks, RatioLoss(shape.loss, shape.link), shape.dropout)
+    title = f"{shape.loss} fit" + (f" of {members}" if members > 1 else "")
+    file = checkpoint / "members.checkpoint" if checkpoint is not None else None
+    records = train_ensemble(objective, samples, plan, seeds, checkpoint=file, title=title, progress=progress)
+    states = [{name: tensor.numpy().copy() for name, tensor in networks.state_of(number).items()} for number in range(members)]
+    return [Member(state, {"seed": seed, **record.to_dict()}) for state, seed, record in zip(states, seeds, records, strict=True)]
 
 
 def new_network(inputs: int, shape: Shape, seed: int) -> MLP:

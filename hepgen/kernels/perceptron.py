@@ -1,13 +1,14 @@
 # ruff: noqa: ARG001 - a fake has the arguments of its op
-"""A plain multilayer perceptron in one call: a tile of events goes through all layers while its hidden units are in cache.
+"""Plain multilayer perceptrons in one call: a tile of events goes through all layers while its hidden units are in cache.
 
 Value and hand-written gradient; the hidden units are kept for the gradient where they fit into 64 MB and computed again
-tile by tile otherwise.
+tile by tile otherwise. The members of an ensemble, each with weights and events of its own, go side by side, a thread each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 from hepgen.errors import BackendError, UsageError
 from hepgen.kernels import dispatch
 from hepgen.kernels.compiled import call, first_derivatives_only, flatten
+from hepgen.kernels.dropout import dropout_factors
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "tanh": torch.tanh, "elu": F.elu}
 OUTPUTS = ("linear", "sigmoid")
@@ -33,7 +35,27 @@ class MlpWeights(NamedTuple):
     output: str = "linear"  # after the last: "linear" or "sigmoid"
 
 
-def mlp(x: Tensor, weights: MlpWeights) -> Tensor:
+class MlpShape(NamedTuple):
+    """What the networks of an ensemble have in common."""
+
+    widths: Sequence[int]  # inputs, hidden ..., outputs
+    activation: str = "relu"
+    output: str = "linear"
+
+    @property
+    def size(self) -> int:
+        """Number of parameters."""
+        return sum((seen + 1) * units for seen, units in pairwise(self.widths))
+
+
+class Dropout(NamedTuple):
+    """Hidden units left out; which ones depends on seed, layer, unit and event alone (`hepgen.kernels.dropout`)."""
+
+    probability: float  # below 1; rounded to a multiple of 2^-16
+    seeds: Tensor  # (members,) int64
+
+
+def mlp(x: Tensor, weights: MlpWeights, dropout: Dropout | None = None) -> Tensor:
     """Apply a multilayer perceptron.
 
     Parameters
@@ -41,11 +63,13 @@ def mlp(x: Tensor, weights: MlpWeights) -> Tensor:
     x : (n, inputs) tensor of float32 or float64
         Differentiable to first order, as are the weights.
     weights : MlpWeights
+    dropout : Dropout, optional
+        With one seed.
 
     Returns
     -------
     (n, outputs) tensor
-        A row does not depend on the other rows, nor on their number; NaN stays in its row.
+        Without dropout a row does not depend on the other rows, nor on their number; NaN stays in its row.
 
     Raises
     ------
@@ -54,22 +78,80 @@ def mlp(x: Tensor, weights: MlpWeights) -> Tensor:
     BackendError
         If the backend asked for cannot run this op here.
     """
-    widths = _check(x, weights)
-    if mlp_backend(x.device.type) == "reference":
+    shape = MlpShape(_check(x, weights), weights.activation, weights.output)
+    if dropout is None and mlp_backend(x.device.type) == "reference":
         return mlp_reference(x, weights)
     flat = flatten(tensor for layer in weights.layers for tensor in layer)
-    record = torch.is_grad_enabled() and (x.requires_grad or flat.requires_grad)
-    out, _ = torch.ops.hepgen.mlp(x, flat, widths, weights.activation, weights.output, record)
+    return mlp_ensemble(x[None], flat[None], shape, dropout)[0]
+
+
+def mlp_ensemble(x: Tensor, parameters: Tensor, shape: MlpShape, dropout: Dropout | None = None) -> Tensor:
+    """Apply the networks of an ensemble, each to events of its own.
+
+    Parameters
+    ----------
+    x : (members, n, inputs) tensor of float32 or float64
+        Differentiable to first order, as are the parameters.
+    parameters : (members, P) tensor
+        Per member weight (units, seen), row by row, and bias (units,) of every layer, the first one first.
+    shape : MlpShape
+    dropout : Dropout, optional
+
+    Returns
+    -------
+    (members, n, outputs) tensor
+        A member's values do not depend on the other members, nor on their number.
+
+    Raises
+    ------
+    UsageError, BackendError
+        As :func:`mlp`.
+    """
+    _check_names(shape.activation, shape.output)
+    members = parameters.shape[0] if parameters.ndim == 2 else -1
+    if x.ndim != 3 or x.shape[0] != members or x.shape[2] != shape.widths[0] or parameters.shape[1] != shape.size:
+        raise UsageError(
+            f"mlp_ensemble: events (members, n, {shape.widths[0]}) and parameters (members, {shape.size}) are needed, "
+            f"got {tuple(x.shape)} and {tuple(parameters.shape)}"
+        )
+    _check_kinds(x, [x, parameters])
+    if dropout is not None and (
+        not 0 <= dropout.probability < 1 or dropout.seeds.shape != (members,) or dropout.seeds.dtype != torch.int64
+    ):
+        raise UsageError(f"mlp_ensemble: dropout needs a probability below 1 and {members} seeds of int64, got {dropout}")
+    if mlp_backend(x.device.type) == "reference":
+        return mlp_ensemble_reference(x, parameters, shape, dropout)
+    record = torch.is_grad_enabled() and (x.requires_grad or parameters.requires_grad)
+    probability, seeds = (0.0, torch.zeros(members, dtype=torch.int64)) if dropout is None else dropout
+    out, _ = torch.ops.hepgen.mlp(
+        x, parameters.contiguous(), seeds, list(shape.widths), shape.activation, shape.output, float(probability), record
+    )
     return out  # type: ignore[no-any-return]
 
 
 def mlp_reference(x: Tensor, weights: MlpWeights) -> Tensor:
-    """:func:`mlp` in plain torch."""
+    """:func:`mlp` in plain torch, without dropout."""
     *hidden, (last, bias) = weights.layers
     for weight, b in hidden:
         x = ACTIVATIONS[weights.activation](F.linear(x, weight, b))
     x = F.linear(x, last, bias)
     return torch.sigmoid(x) if weights.output == "sigmoid" else x
+
+
+def mlp_ensemble_reference(x: Tensor, parameters: Tensor, shape: MlpShape, dropout: Dropout | None = None) -> Tensor:
+    """:func:`mlp_ensemble` in plain torch, all members in one batched product."""
+    last, at = len(shape.widths) - 1, 0
+    for layer, (seen, units) in enumerate(pairwise(shape.widths), start=1):
+        weight = parameters[:, at : at + seen * units].unflatten(1, (units, seen))
+        bias = parameters[:, None, at + seen * units : at + (seen + 1) * units]
+        at += (seen + 1) * units
+        x = torch.baddbmm(bias, x, weight.mT)
+        if layer < last:
+            x = ACTIVATIONS[shape.activation](x)
+            if dropout is not None:
+                factors = [dropout_factors(dropout.probability, int(seed), layer, units, x.shape[1]) for seed in dropout.seeds]
+                x = x * torch.stack(factors).to(x)
+    return torch.sigmoid(x) if shape.output == "sigmoid" else x
 
 
 def mlp_backend(device: str) -> str:
@@ -83,10 +165,7 @@ mlp_backend._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 def _check(x: Tensor, weights: MlpWeights) -> list[int]:
     """Return the widths, those of input and output included."""
-    if weights.activation not in ACTIVATIONS:
-        raise UsageError(f"mlp: activation {weights.activation!r} is not known: choose one of {', '.join(ACTIVATIONS)}")
-    if weights.output not in OUTPUTS:
-        raise UsageError(f"mlp: output {weights.output!r} is not known: choose one of {', '.join(OUTPUTS)}")
+    _check_names(weights.activation, weights.output)
     if not weights.layers or weights.layers[0][0].ndim != 2:
         raise UsageError("mlp: weights must hold a matrix (units, seen) and a bias (units,) for every layer")
     widths = [weights.layers[0][0].shape[1]]
@@ -99,17 +178,36 @@ def _check(x: Tensor, weights: MlpWeights) -> list[int]:
                 f"got {tuple(weight.shape)} and {tuple(bias.shape)}"
             )
         widths.append(weight.shape[0])
-    tensors = [x, *(tensor for layer in weights.layers for tensor in layer)]
+    _check_kinds(x, [x, *(tensor for layer in weights.layers for tensor in layer)])
+    return widths
+
+
+def _check_names(activation: str, output: str) -> None:
+    if activation not in ACTIVATIONS:
+        raise UsageError(f"mlp: activation {activation!r} is not known: choose one of {', '.join(ACTIVATIONS)}")
+    if output not in OUTPUTS:
+        raise UsageError(f"mlp: output {output!r} is not known: choose one of {', '.join(OUTPUTS)}")
+
+
+def _check_kinds(x: Tensor, tensors: Sequence[Tensor]) -> None:
     kinds = {(tensor.dtype, tensor.device) for tensor in tensors}
     if len(kinds) > 1 or x.dtype not in {torch.float32, torch.float64}:
         names = ", ".join(sorted(f"{dtype} on {device}" for dtype, device in kinds))
         raise UsageError(f"mlp: events and weights must all be float32 or all float64, on one device, got {names}")
-    return widths
 
 
 @torch.library.custom_op("hepgen::mlp", mutates_args=(), device_types="cpu")
-def _mlp(events: Tensor, weights: Tensor, widths: Sequence[int], activation: str, output: str, record: bool) -> tuple[Tensor, Tensor]:
-    out, values = call("mlp_apply", events, weights, list(widths), _kind(activation), OUTPUTS.index(output), record)
+def _mlp(
+    events: Tensor,
+    weights: Tensor,
+    seeds: Tensor,
+    widths: Sequence[int],
+    activation: str,
+    output: str,
+    dropout: float,
+    record: bool,
+) -> tuple[Tensor, Tensor]:
+    out, values = call("mlp_apply", events, weights, seeds, list(widths), _kind(activation), OUTPUTS.index(output), dropout, record)
     return out, values
 
 
@@ -118,11 +216,20 @@ def _kind(activation: str) -> int:
 
 
 @_mlp.register_fake
-def _(events: Tensor, weights: Tensor, widths: Sequence[int], activation: str, output: str, record: bool) -> tuple[Tensor, Tensor]:
-    n = events.shape[0]
-    kept = _TILE + (n + _TILE - 1) // _TILE * _TILE * sum(widths)
+def _(
+    events: Tensor,
+    weights: Tensor,
+    seeds: Tensor,
+    widths: Sequence[int],
+    activation: str,
+    output: str,
+    dropout: float,
+    record: bool,
+) -> tuple[Tensor, Tensor]:
+    members, n, _ = events.shape
+    kept = members * (_TILE + (n + _TILE - 1) // _TILE * _TILE * sum(widths))
     size = kept if record and kept * events.element_size() <= _KEPT_BYTES else 0
-    return events.new_empty((n, widths[-1])), events.new_empty(size)
+    return events.new_empty((members, n, widths[-1])), events.new_empty(size)
 
 
 @torch.library.custom_op("hepgen::mlp_backward", mutates_args=(), device_types="cpu")
@@ -131,14 +238,16 @@ def _mlp_backward(
     events: Tensor,
     record: Tensor,
     weights: Tensor,
+    seeds: Tensor,
     widths: Sequence[int],
     activation: str,
     output: str,
+    dropout: float,
     wanted: int,
 ) -> tuple[Tensor, Tensor]:
-    network = weights, list(widths), _kind(activation), OUTPUTS.index(output)
-    of_events, flat = call("mlp_backward", gradient, events, record, *network, wanted)
-    return of_events, flat
+    network = weights, seeds, list(widths), _kind(activation), OUTPUTS.index(output), dropout
+    of_events, of_weights = call("mlp_backward", gradient, events, record, *network, wanted)
+    return of_events, of_weights
 
 
 @_mlp_backward.register_fake
@@ -147,34 +256,37 @@ def _(
     events: Tensor,
     record: Tensor,
     weights: Tensor,
+    seeds: Tensor,
     widths: Sequence[int],
     activation: str,
     output: str,
+    dropout: float,
     wanted: int,
 ) -> tuple[Tensor, Tensor]:
-    rows = events.shape[0] if wanted & _GRAD_EVENTS else 0
-    return events.new_empty((rows, widths[0])), weights.new_empty(weights.shape[0] if wanted & _GRAD_WEIGHTS else 0)
+    members, n, inputs = events.shape
+    of_events = events.new_empty((members if wanted & _GRAD_EVENTS else 0, n, inputs))
+    return of_events, weights.new_empty((members if wanted & _GRAD_WEIGHTS else 0, weights.shape[1]))
 
 
 _mlp_backward.register_autograd(first_derivatives_only)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    events, weights, ctx.widths, ctx.activation, ctx.output, ctx.record = inputs
+    events, weights, seeds, *ctx.network, ctx.record = inputs
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(events, weights, output[1])
+    ctx.save_for_backward(events, weights, seeds, output[1])
 
 
 def _backward(ctx: Any, gradient: Tensor | None, _: Tensor | None) -> tuple[Any, ...]:
     if not ctx.record:
         raise BackendError("this network was applied without the record its gradient needs: call it with gradients enabled")
     if gradient is None:
-        return (None,) * 6
-    events, weights, record = ctx.saved_tensors
+        return (None,) * 8
+    events, weights, seeds, record = ctx.saved_tensors
     needs = ctx.needs_input_grad[:2]
     wanted = _GRAD_EVENTS * needs[0] + _GRAD_WEIGHTS * needs[1]
-    gradients = torch.ops.hepgen.mlp_backward(gradient, events, record, weights, ctx.widths, ctx.activation, ctx.output, wanted)
-    return *(g if need else None for g, need in zip(gradients, needs, strict=True)), None, None, None, None
+    gradients = torch.ops.hepgen.mlp_backward(gradient, events, record, weights, seeds, *ctx.network, wanted)
+    return *(g if need else None for g, need in zip(gradients, needs, strict=True)), *(None,) * 6
 
 
 _mlp.register_autograd(_backward, setup_context=_setup)

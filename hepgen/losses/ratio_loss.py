@@ -41,7 +41,7 @@ class RatioLoss(nn.Module):
         self.loss, self.link = loss, checked_link(loss, link)
 
     def forward(self, z_sim: Tensor, z_data: Tensor, sim_weights: Tensor | None = None, data_weights: Tensor | None = None) -> Tensor:
-        """The loss, a scalar, of outputs (n,) and (m,) with signed weights (n,) and (m,) of mean one."""
+        """The loss (...) of outputs (..., n) and (..., m) with signed weights of those shapes and of mean one."""
         return 0.5 * (_mean(self.data_terms(z_data), data_weights) + _mean(self.sim_terms(z_sim), sim_weights))
 
     def data_terms(self, z: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ class RatioLoss(nn.Module):
 
 
 def _mean(terms: Tensor, weights: Tensor | None) -> Tensor:
-    return terms.mean() if weights is None else (weights * terms).mean()
+    return (terms if weights is None else weights * terms).mean(-1)
 
 
 def _log_cdf(z: Tensor) -> Tensor:

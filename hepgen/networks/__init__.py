@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hepgen.networks.bijections import Affine as Affine
     from hepgen.networks.bijections import Bijection as Bijection
+    from hepgen.networks.ensemble import EnsembleMLP as EnsembleMLP
     from hepgen.networks.frozen import FrozenMAF as FrozenMAF
     from hepgen.networks.frozen import FrozenMLP as FrozenMLP
     from hepgen.networks.made import MADE as MADE
@@ -23,11 +24,12 @@ _LAZY = {
     "MLP": "mlp",
     "Affine": "bijections",
     "Bijection": "bijections",
+    "EnsembleMLP": "ensemble",
     "FrozenMAF": "frozen",
     "FrozenMLP": "frozen",
 }
 
-__all__ = ["MADE", "MAF", "MLP", "Affine", "Bijection", "FrozenMAF", "FrozenMLP"]
+__all__ = ["MADE", "MAF", "MLP", "Affine", "Bijection", "EnsembleMLP", "FrozenMAF", "FrozenMLP"]
 
 
 def __getattr__(name: str) -> Any:

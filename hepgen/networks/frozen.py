@@ -252,8 +252,9 @@ class FrozenMLP:
         core = _core("mlp")
         if core is not None:
             output = list(_OUTPUTS).index(self.output)
-            out, _ = core.mlp_apply(x, self._flat, list(self.widths), self._kind, output, False, dispatch.thread_count())
-            return np.asarray(out)
+            network = self._flat[None], np.zeros(1, np.int64), list(self.widths), self._kind, output, 0.0
+            out, _ = core.mlp_apply(x[None], *network, False, dispatch.thread_count())
+            return np.asarray(out[0])
         *hidden, (weight, bias) = self.layers
         for inner, offset in hidden:
             x = _ACTIVATIONS[self.activation](x @ inner.T + offset)

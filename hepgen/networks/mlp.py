@@ -6,18 +6,17 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hepgen.errors import UsageError
-from hepgen.kernels.perceptron import OUTPUTS, MlpWeights, mlp, mlp_reference
+from hepgen.kernels.perceptron import OUTPUTS, Dropout, MlpWeights, mlp, mlp_reference
 from hepgen.networks.made import activation_function
 
 
 class MLP(nn.Module):
     """Dense layers with one activation between them.
 
-    Compiled as a whole, value and gradient, in float32 and float64 on the CPU; plain torch elsewhere and while dropout is at work.
+    Compiled as a whole, value and gradient and dropout, in float32 and float64 on the CPU; plain torch elsewhere.
 
     Parameters
     ----------
@@ -67,19 +66,13 @@ class MLP(nn.Module):
         """(..., inputs) -> (..., outputs)."""
         rows = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
         if self.training and self.dropout > 0:
-            out = self._with_dropout(rows)
+            seed = torch.randint(2**63 - 1, (1,), dtype=torch.int64)  # of torch's generator, as any dropout
+            out = mlp(rows, self.weights(), Dropout(self.dropout, seed))
         elif x.dtype in {torch.float32, torch.float64}:
             out = mlp(rows, self.weights())
         else:
             out = mlp_reference(rows, self.weights())
         return out if x.ndim == 2 else out.reshape(*x.shape[:-1], out.shape[-1])
-
-    def _with_dropout(self, x: Tensor) -> Tensor:
-        *hidden, last = self.linears
-        for layer in hidden:
-            x = F.dropout(self._activate(layer(x)), self.dropout)
-        x = last(x)
-        return torch.sigmoid(x) if self.output == "sigmoid" else x
 
     def extra_repr(self) -> str:
         """What the layers do not say."""

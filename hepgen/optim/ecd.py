@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -12,17 +12,16 @@ from torch import Tensor, nn
 from hepgen.errors import UsageError
 from hepgen.kernels.ecd import EcdPlan, Rule, value_of
 
-_SHARED = ("eta", "F0", "nu", "q", "per_tensor", "seed")
+_SHARED = ("eta", "F0", "nu", "q", "per_tensor", "systems", "seed")
 
 
-def eta_for(model: nn.Module, n_steps: int) -> float:
+def eta_for(model: nn.Module | int, n_steps: int) -> float:
     """Return the largest useful eta for a network and a budget of steps: 2 n_steps^2 / (3 n).
 
     Parameters
     ----------
-    model : nn.Module
-        n is its largest fan-in, the number of weights that feed one unit: the width of the widest hidden layer, or the
-        number of inputs where that is larger.
+    model : nn.Module or int
+        n is its largest fan-in, see :func:`largest_fan_in`; or n itself.
     n_steps : int
         How many steps the training will make.
 
@@ -31,12 +30,18 @@ def eta_for(model: nn.Module, n_steps: int) -> float:
     UsageError
         If the model has no weight matrix or n_steps is not positive.
     """
+    fan_in = model if isinstance(model, int) else largest_fan_in(model)
+    if n_steps < 1:
+        raise UsageError(f"n_steps must be positive, got {n_steps}")
+    return 2.0 * n_steps**2 / (3.0 * fan_in)
+
+
+def largest_fan_in(model: nn.Module) -> int:
+    """Return the most weights that feed one unit: the width of the widest hidden layer, or the number of inputs where that is larger."""
     fan_in = [p.numel() // p.shape[0] for p in model.parameters() if p.ndim >= 2 and p.numel()]
     if not fan_in:
         raise UsageError("eta_for needs a model with at least one weight matrix: give ECD its eta by hand")
-    if n_steps < 1:
-        raise UsageError(f"n_steps must be positive, got {n_steps}")
-    return 2.0 * n_steps**2 / (3.0 * max(fan_in))
+    return max(fan_in)
 
 
 class ECD(torch.optim.Optimizer):
@@ -68,7 +73,10 @@ class ECD(torch.optim.Optimizer):
         Enters as F + weight_decay / 2 theta^2, in the gradient and in F.
     per_tensor : bool
         Take u . grad F tensor by tensor, as the published code does, to repeat its runs.
-    seed : int
+    systems : int, optional
+        So many independent systems in one optimiser, for ensembles: system k consists of row k of every parameter, whose first axis has
+        this length, and has a loss and a velocity of its own. It moves as it would alone.
+    seed : int, or one a system
         Of the bounces: equal seeds give equal runs, on any number of threads.
 
     Notes
@@ -77,7 +85,8 @@ class ECD(torch.optim.Optimizer):
     its ``"velocity"``, that of the noise the ``"step"`` of the groups: a run goes on from ``state_dict`` bit for bit.
     """
 
-    _plan: EcdPlan | None = None
+    _plans: list[EcdPlan] | None = None
+    _planned_of: EcdPlan  # all of them together
 
     def __init__(
         self,
@@ -90,11 +99,12 @@ class ECD(torch.optim.Optimizer):
         q: float = 1.0,
         weight_decay: float = 0.0,
         per_tensor: bool = False,
-        seed: int = 0,
+        systems: int | None = None,
+        seed: int | Sequence[int] = 0,
     ) -> None:
         defaults = {
             "lr": lr, "eta": eta, "F0": F0, "nu": nu, "q": q, "weight_decay": weight_decay, "per_tensor": per_tensor,
-            "seed": seed, "step": 0,
+            "systems": systems, "seed": seed if isinstance(seed, int) else list(seed), "step": 0,
         }  # fmt: skip
         super().__init__(params, defaults)
 
@@ -117,22 +127,26 @@ class ECD(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._plan = None
+        self._plans = None
 
-    def step(self, closure: Callable[[], Tensor | float] | Tensor | float | None = None) -> Any:
+    def step(self, closure: Callable[[], Tensor | float] | Tensor | float | None = None, systems: Sequence[int] | None = None) -> Any:
         """Make one step and return the loss.
 
         Parameters
         ----------
         closure : callable, or the loss itself as a float or 0-d tensor
-            A callable clears the gradients, computes the loss and its gradients, and returns the loss.
+            A callable clears the gradients, computes the loss and its gradients, and returns the loss. Of several systems the loss
+            is a tensor (systems,), and the gradients are those of its sum.
+        systems : sequence of int, optional
+            The systems whose losses these are; only they move.
 
         Raises
         ------
         StepError
-            If the loss with weight decay is not above F0, or anything is not finite. Nothing has been changed then.
+            If the loss with weight decay is not above F0, or anything is not finite. Nothing has been changed then, but for the
+            systems before the one that it was met in.
         UsageError
-            If there is no loss, or an option is out of its range.
+            If there is no loss, or not one for each system, or an option is out of its range.
         """
         if closure is None:
             raise UsageError("ECD.step needs the loss: step(loss), or step(closure)")
@@ -141,20 +155,35 @@ class ECD(torch.optim.Optimizer):
                 loss = closure()
         else:
             loss = closure
+        moving = self._moving(loss, systems)
         params, grads, decays, factors, fastest = self._taking_part()
-        if params:
-            first = self.param_groups[0]
-            eta = first["eta"]
-            plan = self._planned(params)
-            step = first["step"]
+        if not params:
+            return loss
+        first = self.param_groups[0]
+        eta, step, plans = first["eta"], first["step"], self._planned(params)
+        for system, value, seed in moving:
+            plan = plans[system]
             rule = Rule(
                 fastest / math.sqrt(eta), eta, first["F0"], first["nu"] / math.sqrt(max(plan.size, 1)),
-                first["q"], first["per_tensor"], first["seed"], step,
+                first["q"], first["per_tensor"], seed, step,
             )  # fmt: skip
-            plan.step(grads, value_of(loss), decays, factors, rule)
-            for group in self.param_groups:
-                group["step"] = step + 1
+            own = grads if first["systems"] is None else [gradient[system] for gradient in grads]
+            plan.step(own, value, decays, factors, rule)
+        for group in self.param_groups:
+            group["step"] = step + 1
         return loss
+
+    def _moving(self, loss: Tensor | float, systems: Sequence[int] | None) -> list[tuple[int, float, int]]:
+        """Number, loss and seed of every system that moves."""
+        first = self.param_groups[0]
+        count, seed = first["systems"], first["seed"]
+        if count is None:
+            return [(0, value_of(loss), seed)]
+        numbers = range(count) if systems is None else systems
+        if not isinstance(loss, Tensor) or loss.shape != (len(numbers),):
+            raise UsageError(f"ECD: {len(numbers)} systems move, so the loss must be a tensor ({len(numbers)},)")
+        seeds = [seed] * count if isinstance(seed, int) else seed
+        return [(number, value, seeds[number]) for number, value in zip(numbers, loss.tolist(), strict=True)]
 
     def _taking_part(self) -> tuple[list[Tensor], list[Tensor], list[float], list[float], float]:
         """Parameters that have a gradient, with it, their weight decay and lr relative to the largest, and the largest lr."""
@@ -177,16 +206,23 @@ class ECD(torch.optim.Optimizer):
             factors += [float(group["lr"]) / fastest if fastest else 1.0] * taking_part
         return params, grads, decays, factors, fastest
 
-    def _planned(self, params: list[Tensor]) -> EcdPlan:
+    def _planned(self, params: list[Tensor]) -> list[EcdPlan]:
+        """The plan of every system."""
         velocities = []
         for p in params:
             state = self.state[p]
             if "velocity" not in state:
                 state["velocity"] = torch.zeros_like(p, memory_format=torch.contiguous_format)
             velocities.append(state["velocity"])
-        if self._plan is None or not self._plan.fits(params, velocities):
-            self._plan = EcdPlan(params, velocities)
-        return self._plan
+        count = self.param_groups[0]["systems"]
+        if self._plans is not None and self._planned_of.fits(params, velocities):
+            return self._plans
+        self._planned_of = EcdPlan(params, velocities)
+        if count is None:
+            self._plans = [self._planned_of]
+        else:
+            self._plans = [EcdPlan([p.detach()[k] for p in params], [v[k] for v in velocities]) for k in range(count)]
+        return self._plans
 
 
 def _check_group(group: dict[str, Any], first: dict[str, Any]) -> None:
@@ -195,8 +231,14 @@ def _check_group(group: dict[str, Any], first: dict[str, Any]) -> None:
             raise UsageError(f"ECD: {name} must be at least 0, got {group[name]}")
     if not group["eta"] > 0:
         raise UsageError(f"ECD: eta must be positive, got {group['eta']}")
-    if not 0 <= group["seed"] < 2**63:
-        raise UsageError(f"ECD: seed must lie in [0, 2^63), got {group['seed']}")
+    systems, seeds = group["systems"], [group["seed"]] if isinstance(group["seed"], int) else group["seed"]
+    for seed in seeds:
+        if not 0 <= seed < 2**63:
+            raise UsageError(f"ECD: seed must lie in [0, 2^63), got {seed}")
+    if not isinstance(group["seed"], int) and len(seeds) != systems:
+        raise UsageError(f"ECD: a list of seeds has one for each system, got {len(seeds)} for systems={systems}")
+    if systems is not None and any(p.ndim == 0 or len(p) != systems for p in group["params"]):
+        raise UsageError(f"ECD: with systems={systems} every parameter must have a first axis of that length")
     _check_shared(group, first)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from hepgen.training.loop import Objective, Plan, train
+from hepgen.training.loop import Objective, Plan, train, train_ensemble
 from hepgen.training.record import Record
 from hepgen.training.samples import Batch, Sample
 
-__all__ = ["Batch", "Objective", "Plan", "Record", "Sample", "train"]
+__all__ = ["Batch", "Objective", "Plan", "Record", "Sample", "train", "train_ensemble"]

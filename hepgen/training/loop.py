@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,12 @@ from torch import Tensor, nn
 
 from hepgen.errors import FitInterrupted, InputError, UsageError
 from hepgen.optim import ECD, eta_for, power_decay
+from hepgen.optim.ecd import largest_fan_in
 from hepgen.progress import progress_bar
 from hepgen.training.checkpoint import load_checkpoint, save_checkpoint
 from hepgen.training.interrupts import deferred_interrupt
 from hepgen.training.record import Record
-from hepgen.training.samples import Batch, BatchOrder, Sample, fingerprint, mix_seed
+from hepgen.training.samples import Batch, BatchOrder, Sample, fingerprint
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "rmsprop": torch.optim.RMSprop,
@@ -37,15 +38,23 @@ class Objective(nn.Module):
     """What is fitted: a module that turns a batch into a loss.
 
     A subclass holds its networks and whatever else has a state (multipliers, fixed densities) as submodules and buffers, so
-    that the loop can save and restore it as one.
+    that the loop can save and restore it as one. One that fits an ensemble in lockstep says so in `members`: the first axis of all
+    its parameters and buffers is that of the members, and its losses are one for each member of the batch.
     """
 
+    members: int | None = None
+
+    @property
+    def fan_in(self) -> int:
+        """The most weights that feed one unit, from which ECD's eta follows."""
+        return largest_fan_in(self)
+
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Scalars of one batch: "loss" is minimised, the others are recorded for every step."""
+        """Of one batch: "loss", a scalar or (members,), is minimised, other scalars are recorded for every step."""
         raise TypeError(f"{type(self).__name__} defines no losses for {sorted(batch.samples)}")
 
     def validation_loss(self, batch: Batch) -> Tensor:
-        """The scalar that picks the best epoch, on all held-out events as one batch; the loss itself by default."""
+        """What picks the best epoch, on all held-out events as one batch; the loss itself by default."""
         return self.losses(batch)["loss"]
 
     def after_step(self, losses: Mapping[str, Tensor]) -> None:
@@ -136,30 +145,62 @@ def train(
     UsageError
         When the checkpoint belongs to another fit.
     """
-    return _Fit(objective, samples, plan, checkpoint).run(checkpoint_seconds, title, progress)
+    (record,) = _Fit(objective, samples, plan, [plan.seed], checkpoint).run(checkpoint_seconds, title, progress)
+    return record
+
+
+def train_ensemble(
+    objective: Objective,
+    samples: Mapping[str, Sample],
+    plan: Plan,
+    seeds: Sequence[int],
+    *,
+    checkpoint: Path | None = None,
+    checkpoint_seconds: float = 30.0,
+    title: str = "fit",
+    progress: bool | None = None,
+) -> list[Record]:
+    """Fit all members of an ensemble in lockstep, each to the weights that it would have got alone; see `train`.
+
+    Every member has the split, the order and the random numbers of its own seed in place of the plan's, its own best epoch, and stops by
+    its own patience: the others go on without it.
+
+    Parameters
+    ----------
+    objective
+        With `members`; its parameters (members, ...) are independent systems to ECD.
+    seeds
+        One a member.
+
+    Other parameters and errors are those of `train`. Returns the records of the members.
+    """
+    return _Fit(objective, samples, plan, seeds, checkpoint).run(checkpoint_seconds, title, progress)
 
 
 class _Fit:
-    def __init__(self, objective: Objective, samples: Mapping[str, Sample], plan: Plan, checkpoint: Path | None) -> None:
+    def __init__(
+        self, objective: Objective, samples: Mapping[str, Sample], plan: Plan, seeds: Sequence[int], checkpoint: Path | None
+    ) -> None:
         self.objective, self.plan, self.checkpoint = objective, plan, checkpoint
-        parts = {name: sample.split(plan.validation, mix_seed(plan.seed, 0, i)) for i, (name, sample) in enumerate(samples.items())}
-        self.order = BatchOrder({name: part[0] for name, part in parts.items()}, plan.batch_size, plan.seed)
-        self.held_out = {name: part[1] for name, part in parts.items()}
-        self.optimizer = self._new_optimizer()
-        self.record = Record()
+        self.ensemble = objective.members is not None
+        self.order = BatchOrder(samples, plan.validation, plan.batch_size, seeds, ensemble=self.ensemble)
+        self.optimizer = self._new_optimizer(seeds)
+        self.records = [Record() for _ in seeds]
+        self.running = tuple(range(len(seeds)))
         self.epoch = self.step = 0
         self.best: dict[str, Any] = copy.deepcopy(objective.state_dict())
         self.rows: list[dict[str, Tensor]] = []
-        self.sum = 0.0
+        self.sums = [0.0] * len(seeds)
         self.fingerprint = ""
         if checkpoint is not None:
-            self.fingerprint = fingerprint(samples, asdict(plan), *((n, tuple(p.shape)) for n, p in objective.state_dict().items()))
+            shapes = ((n, tuple(p.shape)) for n, p in objective.state_dict().items())
+            self.fingerprint = fingerprint(samples, asdict(plan), tuple(seeds), *shapes)
             self._restore(load_checkpoint(checkpoint, self.fingerprint))
 
-    def run(self, checkpoint_seconds: float, title: str, progress: bool | None) -> Record:
+    def run(self, checkpoint_seconds: float, title: str, progress: bool | None) -> list[Record]:
         saved = time.monotonic()
         with deferred_interrupt() as interrupted, progress_bar(title, self.plan.epochs, progress) as report:
-            while not self._finished():
+            while self.running:
                 started = time.monotonic()
                 while self.step < self.order.steps:
                     self._take_step()
@@ -168,26 +209,30 @@ class _Fit:
                     if self.checkpoint is not None and time.monotonic() - saved > checkpoint_seconds:
                         self._save()
                         saved = time.monotonic()
-                self._close_epoch(time.monotonic() - started)
-                last = self.record.epochs[-1]
-                report(self.epoch, f"train {last['train']:.4g}  valid {last['valid']:.4g}  best {self.record.best_valid:.4g}")
+                last = self._close_epoch(time.monotonic() - started)
+                report(
+                    self.epoch,
+                    f"train {last['train']:.4g}  valid {last['valid']:.4g}  best {self.records[0].best_valid:.4g}{self._others()}",
+                )
         if self.checkpoint is not None:
             self._save()
         self.objective.load_state_dict(self.best)
-        return self.record
+        return self.records
 
-    def _new_optimizer(self) -> torch.optim.Optimizer:
+    def _new_optimizer(self, seeds: Sequence[int]) -> torch.optim.Optimizer:
         options = dict(self.plan.options)
-        if self.plan.optimizer == "ecd" and "eta" not in options:
-            options["eta"] = eta_for(self.objective, self.plan.epochs * self.order.steps)
+        if self.plan.optimizer == "ecd":
+            options.setdefault("eta", eta_for(self.objective.fan_in, self.plan.epochs * self.order.steps))
+            if self.ensemble:
+                options |= {"systems": len(seeds), "seed": seeds}
         try:
             return OPTIMIZERS[self.plan.optimizer](self.objective.parameters(), lr=self.plan.learning_rate[0], **options)
         except TypeError as error:
             raise UsageError(f"the optimizer {self.plan.optimizer!r} does not take these options: {error}") from error
 
-    def _finished(self) -> bool:
-        waited = self.epoch - self.record.best_epoch
-        return self.epoch >= self.plan.epochs or (self.plan.patience is not None and self.epoch > 0 and waited >= self.plan.patience)
+    def _others(self) -> str:
+        """On the progress bar of an ensemble, what it says being that of the first member."""
+        return f"  ({len(self.running)} of {len(self.records)} members go on)" if self.ensemble else ""
 
     def _take_step(self) -> None:
         rate = power_decay(
@@ -195,41 +240,74 @@ class _Fit:
         )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        losses = self.objective.losses(self.order.batch(self.epoch, self.step))
+        losses = self.objective.losses(self.order.batch(self.epoch, self.step, self.running))
         self.optimizer.zero_grad(set_to_none=True)
-        losses["loss"].backward()
+        losses["loss"].sum().backward()
         if isinstance(self.optimizer, ECD):
-            self.optimizer.step(losses["loss"])
+            self.optimizer.step(losses["loss"], self.running if self.ensemble else None)
         else:
             if self.plan.clip_norm is not None:
-                nn.utils.clip_grad_norm_(self.objective.parameters(), self.plan.clip_norm)
+                self._clip(self.plan.clip_norm)
             self.optimizer.step()
         self.objective.after_step(losses)
         self.rows.append({name: value.detach() for name, value in losses.items()})
         self.step += 1
 
-    def _close_epoch(self, seconds: float) -> None:
-        loss = self._drain()
-        with torch.no_grad():
-            generator = torch.Generator().manual_seed(mix_seed(self.plan.seed, 3))
-            valid = float(self.objective.validation_loss(Batch(self.held_out, generator)))
-        if not (math.isfinite(loss) and math.isfinite(valid)):
-            raise InputError(
-                f"the loss is not finite in epoch {self.epoch + 1}: look for extreme values or weights, or lower the learning rate"
-            )
-        self.epoch, self.step, self.sum = self.epoch + 1, 0, 0.0
-        rate = self.optimizer.param_groups[0]["lr"]
-        self.record.epochs.append({"epoch": self.epoch, "train": loss, "valid": valid, "learning_rate": rate, "seconds": seconds})
-        if valid < self.record.best_valid:
-            self.record.best_epoch, self.record.best_valid = self.epoch, valid
-            self.best = copy.deepcopy(self.objective.state_dict())
+    def _clip(self, largest: float) -> None:
+        """Clip the gradient, of every member by itself."""
+        if not self.ensemble:
+            nn.utils.clip_grad_norm_(self.objective.parameters(), largest)
+            return
+        gradients = [p.grad for p in self.objective.parameters() if p.grad is not None]
+        squares = torch.stack([g.flatten(1).square().sum(1) for g in gradients]).sum(0)
+        factors = (largest / (squares.sqrt() + 1e-6)).clamp(max=1.0)
+        for g in gradients:
+            g.mul_(factors.reshape(-1, *[1] * (g.ndim - 1)))
 
-    def _drain(self) -> float:
-        """Move the steps gathered as tensors into the record, and return the mean loss of the epoch so far."""
-        self.record.add_steps([{n: v for n, v in row.items() if n != "loss"} for row in self.rows])
-        self.sum += math.fsum(float(row["loss"]) for row in self.rows)
+    def _close_epoch(self, seconds: float) -> dict[str, float]:
+        """End an epoch, and return what it says of the first member that took part."""
+        self._drain()
+        with torch.no_grad():
+            valid = self.objective.validation_loss(self.order.held_out(self.running)).reshape(-1).tolist()
+        rate, closed = self.optimizer.param_groups[0]["lr"], self.running
+        better = []
+        for member, value in zip(closed, valid, strict=True):
+            record, loss = self.records[member], self.sums[member] / max(self.step, 1)
+            if not (math.isfinite(loss) and math.isfinite(value)):
+                raise InputError(
+                    f"the loss is not finite in epoch {self.epoch + 1}: look for extreme values or weights, or lower the learning rate"
+                )
+            record.epochs.append({"epoch": self.epoch + 1, "train": loss, "valid": value, "learning_rate": rate, "seconds": seconds})
+            if value < record.best_valid:
+                record.best_epoch, record.best_valid = self.epoch + 1, value
+                better.append(member)
+        self._keep(better)
+        self.epoch, self.step, self.sums = self.epoch + 1, 0, [0.0] * len(self.sums)
+        self.running = tuple(member for member in closed if not self._finished(member))
+        return self.records[closed[0]].epochs[-1]
+
+    def _finished(self, member: int) -> bool:
+        waited = self.epoch - self.records[member].best_epoch
+        return self.epoch >= self.plan.epochs or (self.plan.patience is not None and self.epoch > 0 and waited >= self.plan.patience)
+
+    def _keep(self, members: list[int]) -> None:
+        """Remember the weights of these members as their best."""
+        if not self.ensemble and members:
+            self.best = copy.deepcopy(self.objective.state_dict())
+        elif members:
+            for name, tensor in self.objective.state_dict().items():
+                self.best[name][members] = tensor[members]
+
+    def _drain(self) -> None:
+        """Move the steps gathered as tensors into the records and sums."""
+        if not self.rows:
+            return
+        losses = torch.stack([row["loss"] for row in self.rows]).double().reshape(len(self.rows), -1)
+        for member, own in zip(self.running, losses.T.tolist(), strict=True):
+            self.sums[member] += math.fsum(own)
+        if not self.ensemble:
+            self.records[0].add_steps([{n: v for n, v in row.items() if n != "loss"} for row in self.rows])
         self.rows = []
-        return self.sum / max(self.step, 1)
 
     def _stop(self) -> None:
         if self.checkpoint is None:
@@ -239,15 +317,20 @@ class _Fit:
 
     def _save(self) -> None:
         self._drain()
-        state = {"epoch": self.epoch, "step": self.step, "sum": self.sum, "best": self.best, "record": self.record.to_dict()}
-        state |= {"objective": self.objective.state_dict(), "optimizer": self.optimizer.state_dict(), "fingerprint": self.fingerprint}
+        state = {"epoch": self.epoch, "step": self.step, "sums": self.sums, "best": self.best, "running": self.running}
+        state |= {
+            "records": [record.to_dict() for record in self.records],
+            "objective": self.objective.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "fingerprint": self.fingerprint,
+        }
         if self.checkpoint is not None:
             save_checkpoint(self.checkpoint, state)
 
     def _restore(self, state: dict[str, Any] | None) -> None:
         if state is None:
             return
-        self.epoch, self.step, self.sum, self.best = state["epoch"], state["step"], state["sum"], state["best"]
-        self.record = Record.from_dict(state["record"])
+        self.epoch, self.step, self.sums, self.best, self.running = (state[name] for name in ("epoch", "step", "sums", "best", "running"))
+        self.records = [Record.from_dict(record) for record in state["records"]]
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])

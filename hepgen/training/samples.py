@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -14,7 +15,10 @@ from hepgen.errors import InputError
 
 @dataclass(frozen=True)
 class Sample:
-    """Rows of one sample: values (n, k) and signed weights (n,), or None for one each."""
+    """Rows of one sample: values (n, k) and signed weights (n,), or None for one each.
+
+    In the batches of an ensemble an axis of members comes first.
+    """
 
     values: Tensor
     weights: Tensor | None = None
@@ -23,27 +27,35 @@ class Sample:
         return len(self.values)
 
     def take(self, rows: Tensor) -> Sample:
-        """The rows given by an index tensor."""
+        """The rows given by an index tensor of any shape."""
         return Sample(self.values[rows], None if self.weights is None else self.weights[rows])
-
-    def split(self, fraction: float, seed: int) -> tuple[Sample, Sample]:
-        """Split at random into (1 - fraction, fraction); both parts hold at least one row."""
-        if len(self) < 2:
-            raise InputError(f"a fit needs at least two events in every sample, and one of them has {len(self)}")
-        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
-        held = min(max(round(fraction * len(self)), 1), len(self) - 1)
-        return self.take(order[held:]), self.take(order[:held])
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step sees: a batch of every named sample, and a generator for the step's random numbers."""
+    """What one step sees: a batch of every named sample, and random numbers of its own.
+
+    Attributes
+    ----------
+    samples
+        For an ensemble, values are (members, n, k) and weights (members, n).
+    seeds
+        One for each member; where there is no ensemble, one.
+    members
+        Which members of the ensemble these are.
+    """
 
     samples: Mapping[str, Sample]
-    generator: torch.Generator
+    seeds: tuple[int, ...]
+    members: tuple[int, ...] = (0,)
 
     def __getitem__(self, name: str) -> Sample:
         return self.samples[name]
+
+    @cached_property
+    def generator(self) -> torch.Generator:
+        """The random numbers of the first seed, which go on from use to use."""
+        return torch.Generator().manual_seed(self.seeds[0])
 
 
 def mix_seed(*parts: int) -> int:
@@ -55,33 +67,69 @@ def mix_seed(*parts: int) -> int:
 class BatchOrder:
     """Which rows each step of each epoch takes: a function of (seed, epoch, step) alone, so that a fit resumes anywhere.
 
-    An epoch goes once through the longest sample; a shorter one starts over with a new shuffle. The samples are
-    shuffled independently of each other: nothing pairs them. Rows left over from the last full batch wait for
-    the next epoch's shuffle.
+    A share of every sample is held out. An epoch goes once through the longest sample; a shorter one starts over with a new
+    shuffle. The samples are shuffled independently of each other: nothing pairs them. Rows left over from the last full batch wait
+    for the next epoch's shuffle. The members of an ensemble each have a seed, and from it a split and an order, of their own.
+
+    Parameters
+    ----------
+    samples
+        At least two rows each.
+    validation
+        Share of each sample that is held out.
+    batch_size
+        Rows of each sample in a batch, at most.
+    seeds
+        Of the members; one where there is no ensemble.
+    ensemble
+        Whether batches have an axis of members, even of one.
     """
 
-    def __init__(self, samples: Mapping[str, Sample], batch_size: int, seed: int) -> None:
-        self.samples, self.seed = samples, seed
-        self.batch_size = min(batch_size, *(len(sample) for sample in samples.values()))
-        self.steps = max(max(len(sample) for sample in samples.values()) // self.batch_size, 1)
-        self._orders: dict[tuple[int, int, int], Tensor] = {}
+    def __init__(self, samples: Mapping[str, Sample], validation: float, batch_size: int, seeds: Sequence[int], *, ensemble: bool) -> None:
+        self.samples, self.seeds, self.ensemble = samples, tuple(seeds), ensemble
+        self._training: dict[str, Tensor] = {}
+        self._held: dict[str, Tensor] = {}
+        for number, (name, sample) in enumerate(samples.items()):
+            if len(sample) < 2:
+                raise InputError(f"a fit needs at least two events in every sample, and one of them has {len(sample)}")
+            held = min(max(round(validation * len(sample)), 1), len(sample) - 1)
+            rows = torch.stack([_shuffled(len(sample), seed, 0, number) for seed in self.seeds])
+            self._held[name], self._training[name] = rows[:, :held].clone(), rows[:, held:].clone()
+        lengths = [rows.shape[1] for rows in self._training.values()]
+        self.batch_size = min(batch_size, *lengths)
+        self.steps = max(max(lengths) // self.batch_size, 1)
+        self._orders: dict[str, tuple[object, Tensor]] = {}
 
-    def batch(self, epoch: int, step: int) -> Batch:
-        """The batch of one step."""
+    def batch(self, epoch: int, step: int, members: Sequence[int] = (0,)) -> Batch:
+        """The batch of one step, of some members of the ensemble."""
         drawn = {}
-        for number, (name, sample) in enumerate(self.samples.items()):
-            per_pass = len(sample) // self.batch_size
-            order = self._order(number, epoch, step // per_pass, len(sample))
+        for number, name in enumerate(self.samples):
+            per_pass = self._training[name].shape[1] // self.batch_size
+            order = self._order(name, number, epoch, step // per_pass, tuple(members))
             start = step % per_pass * self.batch_size
-            drawn[name] = sample.take(order[start : start + self.batch_size])
-        return Batch(drawn, torch.Generator().manual_seed(mix_seed(self.seed, 2, epoch, step)))
+            drawn[name] = self._take(name, order[:, start : start + self.batch_size])
+        return Batch(drawn, tuple(mix_seed(self.seeds[member], 2, epoch, step) for member in members), tuple(members))
 
-    def _order(self, number: int, epoch: int, turn: int, length: int) -> Tensor:
-        key = (number, epoch, turn)
-        if key not in self._orders:
-            self._orders = {k: v for k, v in self._orders.items() if k[0] != number}
-            self._orders[key] = torch.randperm(length, generator=torch.Generator().manual_seed(mix_seed(self.seed, 1, *key)))
-        return self._orders[key]
+    def held_out(self, members: Sequence[int] = (0,)) -> Batch:
+        """The rows held out, as one batch."""
+        rows = {name: self._take(name, rows[list(members)]) for name, rows in self._held.items()}
+        return Batch(rows, tuple(mix_seed(self.seeds[member], 3) for member in members), tuple(members))
+
+    def _take(self, name: str, rows: Tensor) -> Sample:
+        return self.samples[name].take((rows if self.ensemble else rows[0]).long())
+
+    def _order(self, name: str, number: int, epoch: int, turn: int, members: tuple[int, ...]) -> Tensor:
+        key = (epoch, turn, members)
+        if name not in self._orders or self._orders[name][0] != key:
+            rows = self._training[name]
+            orders = [rows[m][_shuffled(rows.shape[1], self.seeds[m], 1, number, epoch, turn).long()] for m in members]
+            self._orders[name] = key, torch.stack(orders)
+        return self._orders[name][1]
+
+
+def _shuffled(length: int, *seed: int) -> Tensor:
+    """The numbers below `length` in an order that the seed names; int32, for an ensemble has many of them."""
+    return torch.randperm(length, generator=torch.Generator().manual_seed(mix_seed(*seed)), dtype=torch.int32)
 
 
 def fingerprint(samples: Mapping[str, Sample], *settings: object) -> str:

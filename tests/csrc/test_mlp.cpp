@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <utility>
 
 #include "check.hpp"
 #include "hepgen/mlp.hpp"
@@ -105,12 +106,11 @@ void test_shape(const MlpShape& shape, std::size_t n, int threads) {
     };
     const auto run = [&](int workers) {
         Outcome o{std::vector<T>(n * outputs), std::vector<T>(x.size()), std::vector<T>(flat.size())};
-        std::vector<T> record(mlp_record_size(shape, n, sizeof(T)));
-        const auto layers = network.layers(network.flat.data());
-        const Rows<const T> in{x.data(), inputs, 1};
-        mlp_apply<T>(shape, layers, n, in, workers, o.out.data(), record.data());
-        mlp_backward<T>(shape, layers, n, in, record.data(), {a.data(), outputs, 1}, workers, o.to_x.data(),
-                        network.layers(o.to_flat.data()));
+        std::vector<T> record(mlp_record_size(shape, 1, n, sizeof(T)));
+        const std::vector<MlpMember<T>> members{{network.layers(network.flat.data()), {x.data(), inputs, 1}, 0}};
+        mlp_apply<T>(shape, members, 0, n, workers, o.out.data(), record.data());
+        mlp_backward<T>(shape, members, 0, n, record.data(), {{a.data(), outputs, 1}}, workers, o.to_x.data(),
+                        {network.layers(o.to_flat.data())});
         return o;
     };
     const Outcome got = run(threads), serial = run(1);
@@ -122,9 +122,57 @@ void test_shape(const MlpShape& shape, std::size_t n, int threads) {
     check_close(got.to_flat, want_flat, tolerance * double(n + 1), name<T>("mlp gradient of weights"));
 }
 
+// Members of an ensemble with dropout: as each alone, whatever the threads.
+template <class T>
+void test_ensemble(Activation activation, int threads) {
+    const MlpShape shape{{2, 40, 33, 1}, activation, MlpOutput::linear};
+    const std::size_t count = 5, n = 130;
+    const std::uint32_t dropped = mlp_dropout(0.2);
+    std::vector<Network<T>> networks;
+    for (unsigned e = 0; e < count; ++e) networks.emplace_back(shape, e);
+    const std::size_t size = networks[0].flat.size(), kept = mlp_record_size(shape, 1, n, sizeof(T));
+    const auto x = Random(1).normals<T>(count * n * 2), a = Random(2).normals<T>(count * n);
+    std::vector<MlpMember<T>> members;
+    std::vector<Rows<const T>> gradients;
+    for (std::size_t e = 0; e < count; ++e) {
+        members.push_back(
+            {networks[e].layers(std::as_const(networks[e].flat).data()), {x.data() + e * n * 2, 2, 1}, 7 + e});
+        gradients.push_back({a.data() + e * n, 1, 1});
+    }
+    struct Outcome {
+        std::vector<T> out, to_x, to_flat;
+    };
+    const auto run = [&](std::size_t first, std::size_t last, int workers) {
+        const std::vector<MlpMember<T>> some(members.begin() + first, members.begin() + last);
+        const std::size_t number = last - first;
+        Outcome o{std::vector<T>(number * n), std::vector<T>(number * n * 2), std::vector<T>(number * size)};
+        std::vector<T> record(mlp_record_size(shape, number, n, sizeof(T)));
+        check(record.size() == number * kept, "mlp: the records of the members do not add up");
+        std::vector<MlpLayers<T>> to;
+        for (std::size_t e = 0; e < number; ++e) to.push_back(networks[0].layers(o.to_flat.data() + e * size));
+        mlp_apply<T>(shape, some, dropped, n, workers, o.out.data(), record.data());
+        mlp_backward<T>(shape, some, dropped, n, record.data(), {gradients.begin() + first, gradients.begin() + last},
+                        workers, o.to_x.data(), to);
+        return o;
+    };
+    const Outcome all = run(0, count, threads), serial = run(0, count, 1);
+    check(all.out == serial.out && all.to_x == serial.to_x && all.to_flat == serial.to_flat,
+          "mlp ensemble: the answer depends on the threads");
+    for (std::size_t e = 0; e < count; ++e) {
+        const Outcome one = run(e, e + 1, 1);
+        check(std::equal(one.out.begin(), one.out.end(), all.out.begin() + e * n) &&
+                  std::equal(one.to_flat.begin(), one.to_flat.end(), all.to_flat.begin() + e * size),
+              "mlp ensemble: a member's answer depends on the others");
+    }
+}
+
 }  // namespace
 
 void test_mlp(int threads) {
+    for (Activation kind : {Activation::relu, Activation::tanh, Activation::elu}) {
+        test_ensemble<float>(kind, threads);
+        test_ensemble<double>(kind, threads);
+    }
     const std::vector<MlpShape> shapes{
         {{1, 1}, Activation::relu, MlpOutput::linear},
         {{3, 5, 2}, Activation::tanh, MlpOutput::sigmoid},

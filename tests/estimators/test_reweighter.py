@@ -20,7 +20,7 @@ from hepgen.estimators import reweighter_fit
 from hepgen.events import Angle, Chain, Log, Quantile, Standard
 from hepgen.kernels import threads
 from hepgen.losses.ratio import LINKS, log_ratio
-from hepgen.training import train
+from hepgen.training import train_ensemble
 
 Columns = dict[str, np.ndarray]
 FEATURES = hepgen.Features(["x", "y"])
@@ -163,16 +163,16 @@ def test_a_fit_that_was_killed_goes_on_to_the_same_weights(tmp_path: Path, monke
     def dying(self: Any, batch: Any) -> Any:
         nonlocal calls
         calls += 1
-        if calls == 29:  # of 5 steps in each of 4 epochs of 2 members
+        if calls == 13:  # of 5 steps in each of 4 epochs
             raise RuntimeError("killed here")
         return losses(self, batch)
 
     monkeypatch.setattr(reweighter_fit.RatioObjective, "losses", dying)
-    monkeypatch.setattr(reweighter_fit, "train", partial(train, checkpoint_seconds=0))
+    monkeypatch.setattr(reweighter_fit, "train_ensemble", partial(train_ensemble, checkpoint_seconds=0))
     with pytest.raises(RuntimeError, match="killed here"):
         fit(tmp_path)
     assert np.array_equal(fit(tmp_path), whole)
-    assert calls < 2 * 29 - 5, "it went on instead of starting anew"
+    assert calls < 13 + 20 - 5, "it went on instead of starting anew"
 
 
 def test_save_and_load(fitted: hepgen.Reweighter, tmp_path: Path) -> None:

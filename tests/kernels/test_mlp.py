@@ -16,8 +16,8 @@ from torch._subclasses import FakeTensorMode
 
 from hepgen import kernels
 from hepgen.errors import BackendError, UsageError
-from hepgen.kernels import MlpWeights, dispatch, mlp
-from hepgen.kernels.perceptron import mlp_reference
+from hepgen.kernels import Dropout, MlpShape, MlpWeights, dispatch, mlp, mlp_ensemble
+from hepgen.kernels.perceptron import mlp_ensemble_reference, mlp_reference
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CORE = dispatch.core()
@@ -152,7 +152,8 @@ class TestGradients:
             return list(torch.autograd.grad((mlp(leaf, weights) * upstream[rows]).sum(), [leaf, *flat(weights)]))
 
         def record_bytes(n: int) -> int:
-            inputs = x[:n], torch.cat([w.detach().reshape(-1) for w in flat(weights)]), [2, 500, 500, 1], "relu", "linear", True
+            parameters = torch.cat([w.detach().reshape(-1) for w in flat(weights)])
+            inputs = x[None, :n], parameters[None], torch.zeros(1, dtype=torch.int64), [2, 500, 500, 1], "relu", "linear", 0.0, True
             with FakeTensorMode(allow_non_fake_inputs=True):
                 expected = torch.ops.hepgen.mlp(*inputs)[1].numel()
             size = torch.ops.hepgen.mlp(*inputs)[1].numel()
@@ -248,10 +249,11 @@ class TestThreads:
 
 @needs_cpp
 class TestTorch:
-    def test_opcheck(self):
-        parameters = torch.cat([w.detach().reshape(-1) for w in flat(network((3, 6, 4, 2)))]).requires_grad_()
-        x = draw(5, 3, 1).requires_grad_()
-        torch.library.opcheck(torch.ops.hepgen.mlp.default, (x, parameters, [3, 6, 4, 2], "tanh", "sigmoid", True))
+    @pytest.mark.parametrize("dropout", [0.0, 0.3])
+    def test_opcheck(self, dropout):
+        parameters = draw(2, MlpShape([3, 6, 4, 2]).size, 2).requires_grad_()
+        x, seeds = draw(10, 3, 1).reshape(2, 5, 3).requires_grad_(), torch.tensor([3, 4])
+        torch.library.opcheck(torch.ops.hepgen.mlp.default, (x, parameters, seeds, [3, 6, 4, 2], "tanh", "sigmoid", dropout, True))
 
     def test_compile(self):
         weights = network((3, 6, 4, 2))
@@ -264,6 +266,84 @@ class TestTorch:
             expected = value_and_gradients(scaled, draw(rows, 3, 1), weights)
             for result, wanted in zip(value_and_gradients(compiled, draw(rows, 3, 1), weights), expected, strict=True):
                 torch.testing.assert_close(result, wanted, rtol=1e-14, atol=1e-14)
+
+
+def ensemble(members: int, n: int, shape: MlpShape, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    x = draw(members * n, shape.widths[0], 1, dtype).reshape(members, n, -1).requires_grad_()
+    return x, (0.4 * draw(members, shape.size, 2, dtype)).requires_grad_()
+
+
+def ensemble_gradients(function, x: Tensor, parameters: Tensor, shape: MlpShape, dropout: Dropout | None) -> list[Tensor]:
+    y = function(x, parameters, shape, dropout)
+    return [y.detach(), *torch.autograd.grad((y * draw(y.numel(), 1, 11, y.dtype).reshape(y.shape)).sum(), [x, parameters])]
+
+
+@needs_cpp
+class TestEnsemble:
+    @pytest.mark.parametrize("activation", ["relu", "tanh", "elu"])
+    @pytest.mark.parametrize("probability", [0.0, 0.05, 0.5])
+    @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-4)])
+    def test_against_reference(self, isa, activation, probability, dtype, tolerance):
+        shape = MlpShape((2, 37, 16, 2), activation, "sigmoid")
+        x, parameters = ensemble(3, 150, shape, dtype)
+        dropout = Dropout(probability, torch.tensor([5, 2**62, 0]))
+        results = [ensemble_gradients(f, x, parameters, shape, dropout) for f in (mlp_ensemble, mlp_ensemble_reference)]
+        for mine, wanted in zip(*results, strict=True):
+            torch.testing.assert_close(mine, wanted, rtol=tolerance, atol=tolerance * float(wanted.abs().max()))
+
+    def test_a_member_is_as_it_is_alone_for_any_number_of_threads(self):
+        shape = MlpShape((2, 20, 20, 1))
+        x, parameters = ensemble(5, 300, shape)
+        seeds = torch.arange(5)
+        wholes = []
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            wholes.append(ensemble_gradients(mlp_ensemble, x, parameters, shape, Dropout(0.1, seeds)))
+        assert all(torch.equal(a, b) for whole in wholes[1:] for a, b in zip(whole, wholes[0], strict=True))
+        y = mlp_ensemble(x, parameters, shape, Dropout(0.1, seeds))
+        for member in range(5):
+            one = slice(member, member + 1)
+            assert torch.equal(mlp_ensemble(x[one], parameters[one], shape, Dropout(0.1, seeds[one]))[0], y[member])
+
+    def test_units_are_left_out_at_the_rate_asked_for_and_the_mean_is_kept(self):
+        shape = MlpShape((1, 64, 64))  # the outputs are the hidden units
+        parameters = torch.cat([torch.zeros(64), torch.ones(64), torch.eye(64).flatten(), torch.zeros(64)])[None]
+        x = torch.zeros(1, 6400, 1)
+        for probability in (0.05, 0.3):
+            units = mlp_ensemble(x, parameters, shape, Dropout(probability, torch.tensor([1])))[0]
+            kept = units > 0
+            count = kept.numel()
+            assert abs(int(kept.sum()) - count * (1 - probability)) < 5 * math.sqrt(count * probability * (1 - probability))
+            assert float(units[kept].min()) == pytest.approx(1 / (1 - probability), rel=1e-4)
+            for rate in (kept.double().mean(0), kept.double().mean(1)):  # no unit and no event is special
+                spread = math.sqrt(probability * (1 - probability) * len(rate) / count)
+                assert float(rate.std()) == pytest.approx(spread, rel=0.35)
+            other = mlp_ensemble(x, parameters, shape, Dropout(probability, torch.tensor([2])))[0] > 0
+            both = int((kept & other).sum())
+            assert abs(both - count * (1 - probability) ** 2) < 5 * math.sqrt(count * probability)
+
+    def test_gradcheck(self):
+        shape = MlpShape((2, 5, 4, 1), "elu")
+        x, parameters = ensemble(2, 3, shape)
+        dropout = Dropout(0.4, torch.tensor([3, 4]))
+        assert torch.autograd.gradcheck(lambda a, b: mlp_ensemble(a, b, shape, dropout), (x, parameters))
+
+    def test_members_that_share_their_events_need_no_copies(self):
+        shape = MlpShape((3, 8, 1))
+        x, (_, parameters) = draw(70, 3, 1), ensemble(4, 1, shape)
+        assert torch.equal(mlp_ensemble(x.expand(4, 70, 3), parameters, shape), mlp_ensemble(x.repeat(4, 1, 1), parameters, shape))
+
+    def test_errors(self):
+        shape = MlpShape((3, 8, 1))
+        x, parameters = ensemble(4, 5, shape)
+        with pytest.raises(
+            UsageError, match=r"events \(members, n, 3\) and parameters \(members, 41\) are needed, got \(4, 5, 3\) and \(3, 41\)"
+        ):
+            mlp_ensemble(x, parameters[:3], shape)
+        with pytest.raises(UsageError, match="a probability below 1 and 4 seeds of int64"):
+            mlp_ensemble(x, parameters, shape, Dropout(1.0, torch.arange(4)))
+        with pytest.raises(UsageError, match="a probability below 1 and 4 seeds of int64"):
+            mlp_ensemble(x, parameters, shape, Dropout(0.5, torch.arange(3)))
 
 
 class TestErrors:

@@ -329,3 +329,51 @@ def test_eta_for():
         eta_for(nn.LayerNorm(3), 10)
     with pytest.raises(UsageError, match="n_steps must be positive"):
         eta_for(thrust, 0)
+
+
+class TestSystems:
+    options = {"lr": 0.3, "eta": 4.0, "nu": 1e-2, "weight_decay": 0.1}  # noqa: RUF012
+    seeds = [7, 3, 9]  # noqa: RUF012
+
+    def run(self, rows: list[int], steps: int = 6, skip: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """The parameters of these systems after some steps; one may rest in the second half."""
+        a, b = (nn.Parameter(parameter(3, *shape, seed=k).detach()[rows]) for k, shape in enumerate([(4,), (2, 3)]))
+        optimizer = ECD([a, b], systems=len(rows), seed=[self.seeds[row] for row in rows], **self.options)
+        for step in range(steps):
+            moving = [k for k in range(len(rows)) if not (k == skip and step >= steps // 2)]
+            optimizer.zero_grad()
+            loss = torch.stack([quartic(a[k], b[k]) for k in moving])
+            loss.sum().backward()
+            optimizer.step(loss, moving)
+        return a.detach(), b.detach()
+
+    def test_each_moves_as_it_would_alone(self):
+        together = self.run([0, 1, 2])
+        for row in range(3):
+            for whole, alone in zip(together, self.run([row]), strict=True):
+                assert torch.equal(whole[row], alone[0])
+        a, b = (nn.Parameter(parameter(3, *shape, seed=k).detach()[1].clone()) for k, shape in enumerate([(4,), (2, 3)]))
+        optimizer = ECD([a, b], seed=self.seeds[1], **self.options)
+        for _ in range(6):
+            optimizer.step(backward(optimizer, quartic(a, b)))
+        assert torch.equal(together[0][1], a)
+        assert torch.equal(together[1][1], b)
+
+    def test_those_that_rest_change_nothing(self):
+        whole, rested, half = self.run([0, 1, 2]), self.run([0, 1, 2], skip=1), self.run([0, 1, 2], steps=3)
+        for all_, some, before in zip(whole, rested, half, strict=True):
+            assert torch.equal(some[[0, 2]], all_[[0, 2]])
+            assert torch.equal(some[1], before[1])
+
+    def test_refusals(self):
+        with pytest.raises(UsageError, match="systems=3 every parameter must have a first axis of that length"):
+            ECD([parameter(3, 2), parameter(2)], eta=1.0, systems=3)
+        with pytest.raises(UsageError, match="one for each system, got 2 for systems=3"):
+            ECD([parameter(3, 2)], eta=1.0, systems=3, seed=[1, 2])
+        p = parameter(3, 2)
+        optimizer = ECD([p], eta=1.0, systems=3)
+        p.grad = torch.ones_like(p)
+        with pytest.raises(UsageError, match=r"3 systems move, so the loss must be a tensor \(3,\)"):
+            optimizer.step(0.5)
+        with pytest.raises(StepError, match="not above F0"):
+            optimizer.step(torch.tensor([0.5, -2.0, 0.5]))

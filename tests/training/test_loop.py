@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from hepgen.errors import FitInterrupted, InputError, StepError, UsageError
 from hepgen.optim import ECD
-from hepgen.training import Batch, Objective, Plan, Sample, train
-from hepgen.training.samples import BatchOrder, mix_seed
+from hepgen.training import Batch, Objective, Plan, Sample, train, train_ensemble
+from hepgen.training.samples import BatchOrder
 
 
 class Line(Objective):
@@ -81,7 +81,7 @@ def test_ecd_gets_the_loss_of_its_step_and_its_gradient_unclipped() -> None:
     )
     fitted, alone = Line(), Line()
     fitted_record = train(fitted, points(), plan)
-    order = BatchOrder({"points": points()["points"].split(0.1, mix_seed(1, 0, 0))[0]}, 20, seed=1)
+    order = BatchOrder(points(), 0.1, 20, [1], ensemble=False)
     optimizer = ECD(alone.parameters(), lr=0.4, eta=2 * (3 * order.steps) ** 2 / 3, F0=-0.5, weight_decay=0.1)
     states = []
     for epoch in range(3):
@@ -151,14 +151,81 @@ def test_a_loss_that_is_not_finite_stops_the_fit() -> None:
 
 def test_batches_cover_the_longest_sample_once_and_are_unpaired() -> None:
     samples = {"long": Sample(torch.arange(100.0)[:, None]), "short": Sample(torch.arange(30.0)[:, None])}
-    order = BatchOrder(samples, 10, seed=1)
-    assert order.steps == 10
+    order = BatchOrder(samples, 0.1, 10, [1], ensemble=False)
+    assert order.steps == 9
     batches = [order.batch(0, step) for step in range(order.steps)]
-    assert sorted(float(v) for b in batches for v in b["long"].values) == list(range(100))
+    held = {name: sample.values.flatten().tolist() for name, sample in order.held_out().samples.items()}
+    assert (len(held["long"]), len(held["short"])) == (10, 3)
+    assert sorted([float(v) for b in batches for v in b["long"].values] + held["long"]) == list(range(100))
     short = [float(v) for b in batches for v in b["short"].values]
-    assert all(short.count(float(v)) in (3, 4) for v in range(30))
+    assert all(len(set(short[first : first + 20])) == 20 for first in range(0, 80, 20)), "nothing comes twice between two shuffles"
+    assert not set(short) & set(held["short"])
     assert [float(v) for v in order.batch(1, 0)["long"].values] != [float(v) for v in batches[0]["long"].values]
-    assert [float(v) for v in BatchOrder(samples, 10, seed=1).batch(0, 4)["short"].values] == short[40:50]
+    assert [float(v) for v in BatchOrder(samples, 0.1, 10, [1], ensemble=False).batch(0, 4)["short"].values] == short[40:50]
+
+
+class Lines(Objective):
+    """An ensemble of straight lines, whose third member can be told to get worse from some epoch on."""
+
+    def __init__(self, starts: list[int], die_at: int | None = None, worse: int | None = None) -> None:
+        super().__init__()
+        self.members = len(starts)
+        self.lines = nn.Parameter(torch.stack([torch.randn(2, generator=torch.Generator().manual_seed(start)) for start in starts]))
+        self.calls, self.die_at, self.worse, self.epochs = 0, die_at, worse, 0
+
+    @property
+    def fan_in(self) -> int:
+        return 1
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        self.calls += 1
+        if self.calls == self.die_at:
+            raise RuntimeError("killed here")
+        points, line = batch["points"].values, self.lines[list(batch.members)]
+        assert points.shape[0] == len(batch.members) == len(batch.seeds)
+        noise = torch.tensor([seed % 1000 for seed in batch.seeds])[:, None] * 1e-6
+        return {"loss": (line[:, :1] * points[..., 0] + line[:, 1:] - points[..., 1] + noise).square().mean(1)}
+
+    def validation_loss(self, batch: Batch) -> Tensor:
+        loss = self.losses(batch)["loss"]
+        self.epochs += 1
+        if self.worse is not None and 2 in batch.members:
+            loss[batch.members.index(2)] += 10.0 * self.epochs
+        return loss
+
+
+SEEDS = [11, 5, 7]
+
+
+@pytest.mark.parametrize("options", [{"optimizer": "adam", "clip_norm": 0.3}, ECD_PLAN], ids=["adam", "ecd"])
+def test_a_member_of_an_ensemble_is_what_it_would_be_alone(options: dict[str, Any]) -> None:
+    plan = Plan(epochs=5, batch_size=16, **options)
+    together = Lines(SEEDS)
+    records = train_ensemble(together, points(), plan, SEEDS)
+    for member, seed in enumerate(SEEDS):
+        alone = Lines([seed])
+        (record,) = train_ensemble(alone, points(), plan, [seed])
+        assert torch.equal(alone.lines[0], together.lines[member])
+        assert [row["valid"] for row in record.epochs] == [row["valid"] for row in records[member].epochs]
+    assert len({tuple(line.tolist()) for line in together.lines}) == 3
+
+
+@pytest.mark.parametrize("options", [{"optimizer": "adam"}, ECD_PLAN], ids=["adam", "ecd"])
+def test_a_member_that_gets_no_better_stops_and_the_others_go_on(tmp_path: Path, options: dict[str, Any]) -> None:
+    plan = Plan(epochs=8, batch_size=16, patience=3, **options)
+    whole, free = Lines(SEEDS, worse=1), Lines(SEEDS)
+    records = train_ensemble(whole, points(), plan, SEEDS)
+    assert [len(record.epochs) for record in records] == [8, 8, 4]
+    assert records[2].best_epoch == 1
+    train_ensemble(free, points(), plan, SEEDS)
+    assert torch.equal(whole.lines[:2], free.lines[:2]), "what became of the third changes nothing"
+    resumed = Lines(SEEDS, worse=1)
+    with pytest.raises(RuntimeError, match="killed here"):
+        train_ensemble(Lines(SEEDS, die_at=60, worse=1), points(), plan, SEEDS, checkpoint=tmp_path / "fit", checkpoint_seconds=0)
+    resumed.epochs = 5  # those that the killed fit had closed
+    train_ensemble(resumed, points(), plan, SEEDS, checkpoint=tmp_path / "fit", checkpoint_seconds=0)
+    assert torch.equal(resumed.lines, whole.lines)
+    assert resumed.calls < whole.calls
 
 
 def test_bad_plans_and_samples_are_named() -> None:

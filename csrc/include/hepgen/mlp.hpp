@@ -1,8 +1,10 @@
-// A plain multilayer perceptron as a whole, forward and gradient: a tile of events goes through all layers in cache.
-// Results do not depend on the number of threads, a row's values not on the other rows.
+// Plain multilayer perceptrons as a whole, forward and gradient: a tile of events goes through all layers in cache, and
+// the members of an ensemble go side by side, one thread each. Results do not depend on the number of threads, a row's
+// values not on the other rows nor on the other members.
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <vector>
 
 #include "hepgen/mlp_tile.hpp"
@@ -25,19 +27,33 @@ struct MlpLayers {
     std::vector<T*> weights, biases;
 };
 
-// Number of elements of what a call leaves for its backward pass: one tile's width that says for how many lanes the
-// rest is laid out, then the values of every tile; 0 where that is so much that the values are computed again.
-std::size_t mlp_record_size(const MlpShape& shape, std::size_t n, std::size_t element_size);
-
-// out (n, outputs), contiguous; record is null where no gradient will be asked for.
+// A network of an ensemble with the events that it sees, and the seed of its dropout.
 template <class T>
-void mlp_apply(const MlpShape& shape, const MlpLayers<const T>& layers, std::size_t n, Rows<const T> in, int threads,
-               T* out, T* record);
+struct MlpMember {
+    MlpLayers<const T> layers;
+    Rows<const T> in;
+    std::uint64_t seed;
+};
 
-// Gradients given that of out. in_gradient (n, inputs), contiguous, is skipped where null; gradients where empty.
+// The probability that a hidden unit is left out, in units of 1 / 65536.
+std::uint32_t mlp_dropout(double probability);
+
+// Number of elements of what a call leaves for its backward pass. Per member one tile's width that says for how many
+// lanes the rest is laid out, then the values of every tile; 0 where that is so much that the values are computed
+// again.
+std::size_t mlp_record_size(const MlpShape& shape, std::size_t members, std::size_t n, std::size_t element_size);
+
+// Every member to its own n events. out (members, n, outputs), contiguous; record is null where no gradient will be
+// asked for.
 template <class T>
-void mlp_backward(const MlpShape& shape, const MlpLayers<const T>& layers, std::size_t n, Rows<const T> in,
-                  const T* record, Rows<const T> out_gradient, int threads, T* in_gradient,
-                  const MlpLayers<T>& gradients);
+void mlp_apply(const MlpShape& shape, const std::vector<MlpMember<T>>& members, std::uint32_t dropout, std::size_t n,
+               int threads, T* out, T* record);
+
+// Gradients given those of out, member by member. in_gradient (members, n, inputs), contiguous, is skipped where null;
+// gradients where empty.
+template <class T>
+void mlp_backward(const MlpShape& shape, const std::vector<MlpMember<T>>& members, std::uint32_t dropout, std::size_t n,
+                  const T* record, const std::vector<Rows<const T>>& out_gradients, int threads, T* in_gradient,
+                  const std::vector<MlpLayers<T>>& gradients);
 
 }  // namespace hepgen

@@ -1,6 +1,8 @@
 // All layers of a perceptron applied to one tile of events, per instruction set; layouts as in layer.hpp.
 #pragma once
 
+#include <cstdint>
+
 #include "hepgen/panels.hpp"
 
 namespace hepgen {
@@ -18,9 +20,17 @@ struct MlpPlan {
     const std::size_t *values_at, *adjoints_at, *transposed_at, *bias_sums;
 };
 
+// Hidden units are left out with a probability of out_of_65536 / 65536, and the others scaled up.
+struct MlpDropout {
+    std::uint32_t out_of_65536;  // 0: none
+    std::uint64_t seed;
+};
+
 template <class T>
 struct MlpTile {
     const MlpPlan* plan;
+    MlpDropout dropout;
+    std::uint32_t number;  // of the tile in the call
     const T* packed;
     int strips;  // in use
     T* values;   // the input's on entry, the other layers' on return
