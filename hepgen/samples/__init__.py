@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hepgen.samples.originals import read_aleph as read_aleph
     from hepgen.samples.originals import read_jets as read_jets
 
-_RECIPES = {name: f"hepgen.samples.{name}" for name in ("diphoton", "jets", "thrust")}
+_RECIPES = {name: f"hepgen.samples.{name}" for name in ("diphoton", "gamma_jet", "jets", "thrust")}
 _PACKAGED = {
     "diphoton": {"sim": "diphoton_sim.root", "data": "diphoton_data.root", "sim_independent": "diphoton_sim_independent.root"},
 }
