@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hepgen.estimators import ObjectReplacer as ObjectReplacer
     from hepgen.estimators import Reweighter as Reweighter
     from hepgen.estimators import SimToData as SimToData
     from hepgen.estimators import load as load
@@ -19,6 +20,7 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "Features": "hepgen.events",
+    "ObjectReplacer": "hepgen.estimators",
     "Reweighter": "hepgen.estimators",
     "Selection": "hepgen.events",
     "SimToData": "hepgen.estimators",
@@ -41,7 +43,7 @@ _MODULES = (
     "variations",
 )
 
-__all__ = ["Features", "Reweighter", "Selection", "SimToData", "__version__", "load"]
+__all__ = ["Features", "ObjectReplacer", "Reweighter", "Selection", "SimToData", "__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:

@@ -8,12 +8,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hepgen.estimators.cache import cached as cached
     from hepgen.estimators.model_file import load as load
+    from hepgen.estimators.object_replacer import ObjectReplacer as ObjectReplacer
     from hepgen.estimators.reweighter import Reweighter as Reweighter
     from hepgen.estimators.sim_to_data import SimToData as SimToData
 
-_LAZY = {"Reweighter": "reweighter", "SimToData": "sim_to_data", "load": "model_file", "cached": "cache"}
+_LAZY = {
+    "ObjectReplacer": "object_replacer",
+    "Reweighter": "reweighter",
+    "SimToData": "sim_to_data",
+    "cached": "cache",
+    "load": "model_file",
+}
 
-__all__ = ["Reweighter", "SimToData", "cached", "load"]
+__all__ = ["ObjectReplacer", "Reweighter", "SimToData", "cached", "load"]
 
 
 def __getattr__(name: str) -> Any:

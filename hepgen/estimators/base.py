@@ -59,6 +59,11 @@ class Estimator(ABC):
             return []
         return schema_named(str(self.schema)).branches(self.columns(names), names)
 
+    def as_records(self, events: Any) -> Any:
+        """Events as records in GeV and rad, also where they are as a file of the model's schema has them."""
+        branches = self._branches(events)
+        return schema_named(str(self.schema)).view(events, columns=branches) if branches else events
+
     # -- files -------------------------------------------------------------------------------------------------------
 
     @abstractmethod

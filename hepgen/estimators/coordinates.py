@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,14 +29,25 @@ class Coordinates:
         One scaling per column; quantiles of the reference sample to a standard normal by default.
     relative_angles
         Whether to use the relative angles.
+    reference
+        Which angle the others are relative to: the first "output" angle, or the first of the computed columns, the "condition", where
+        those are given and the outputs are drawn.
     """
 
-    def __init__(self, features: Features, scaler: Scaler | None = None, *, relative_angles: bool = True) -> None:
+    def __init__(
+        self,
+        features: Features,
+        scaler: Scaler | None = None,
+        *,
+        relative_angles: bool = True,
+        reference: Literal["output", "condition"] = "output",
+    ) -> None:
         self.scaler = scaler if scaler is not None else Scaler.default(features)
         angles = np.flatnonzero(features.periodic)
         outputs = len(features.outputs)
-        self.first: int | None = int(angles[0]) if relative_angles and len(angles) > 1 and angles[0] < outputs else None
-        self.others = angles[1:] if self.first is not None else angles[:0]
+        wanted = angles[angles < outputs] if reference == "output" else angles[angles >= outputs]
+        self.first: int | None = int(wanted[0]) if relative_angles and len(angles) > 1 and len(wanted) else None
+        self.others = angles[angles != self.first] if self.first is not None else angles[:0]
 
     def fit(self, matrix: Matrix, weights: Matrix | None = None) -> Coordinates:
         """Fit the scalings to a reference sample (n, d) with signed weights (n,)."""
@@ -70,6 +81,8 @@ class Coordinates:
         return {"scaler": self.scaler.to_dict(), "relative_angles": self.first is not None}
 
     @classmethod
-    def from_dict(cls, features: Features, content: Mapping[str, Any]) -> Coordinates:
+    def from_dict(
+        cls, features: Features, content: Mapping[str, Any], *, reference: Literal["output", "condition"] = "output"
+    ) -> Coordinates:
         """The coordinates that `to_dict` wrote."""
-        return cls(features, Scaler.from_dict(content["scaler"]), relative_angles=content["relative_angles"])
+        return cls(features, Scaler.from_dict(content["scaler"]), relative_angles=content["relative_angles"], reference=reference)

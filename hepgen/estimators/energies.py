@@ -38,13 +38,13 @@ def follow_energies(features: Features, before: Any, after: Any) -> Any:
     """
     source = EventSource(event_layout(before))
     for names in _objects(features, source.has):
-        columns = Features(names)
+        columns = features.of(names)
         (old, mask), (new, _) = (columns.to_matrix(events, invalid="nan") for events in (before, after))
         moved = ~((old == new) | (np.isnan(old) & np.isnan(new)))[:, :2].all(axis=1)
         mask[np.flatnonzero(mask)[~moved]] = False
         momentum, target = (matrix[moved, 0] * np.cosh(matrix[moved, 1]) for matrix in (old, new))
         mass_squared = np.maximum(old[moved, 2] ** 2 - momentum**2, 0)
-        after = Features(names[2:]).from_matrix(after, np.sqrt(mass_squared + target**2)[:, None], mask)
+        after = features.of(names[2:]).from_matrix(after, np.sqrt(mass_squared + target**2)[:, None], mask)
     return after
 
 

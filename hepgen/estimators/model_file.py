@@ -17,7 +17,11 @@ from hepgen import __version__
 from hepgen.errors import InputError, ModelFileError, OutputError, UsageError
 
 FORMAT = 1
-ESTIMATORS = {"Reweighter": "hepgen.estimators.reweighter", "SimToData": "hepgen.estimators.sim_to_data"}
+ESTIMATORS = {
+    "ObjectReplacer": "hepgen.estimators.object_replacer",
+    "Reweighter": "hepgen.estimators.reweighter",
+    "SimToData": "hepgen.estimators.sim_to_data",
+}
 
 
 def pack(estimator: str, document: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,7 +21,7 @@ from hepgen.events.layouts import has_data
 from hepgen.stages import stage
 
 if TYPE_CHECKING:
-    from hepgen.events import Schema
+    from hepgen.events import Features, Schema
 
 
 class Counts(NamedTuple):
@@ -46,6 +46,16 @@ class Transformer(Estimator):
     @abstractmethod
     def supports(self, matrix: Matrix) -> NDArray[np.bool_]:
         """Which entries (n, d) of a feature matrix the model has an answer for."""
+
+    def features_of(self, events: Any) -> Features:
+        """The features as they are to be found in these events, records in memory."""
+        del events
+        return self.features
+
+    def finish(self, features: Features, events: Any, mask: NDArray[np.bool_]) -> Any:
+        """What is left to do with transformed events, of which those with `mask` were changed."""
+        del features, mask
+        return events
 
     def columns(self, available: Any) -> set[str]:
         """Names of the columns that `transform` reads or writes, identity apart, of those a file or array has."""
@@ -91,12 +101,7 @@ class Transformer(Estimator):
         InputError
             A column is missing or not finite, or the events carry no identity and none is given.
         """
-        run = partial(_transformed, self, seed=seed, copy=copy, invalid=invalid, raw=raw)
-        if isinstance(identity, str):
-            if identity == "entry" and is_dask(events):
-                raise UsageError("identity='entry' has no meaning for partitions of dask-awkward: name a column of integers")
-            return mapped(partial(run, identity=identity), events)
-        return mapped(run, events) if identity is None else mapped(run, events, identity)
+        return run_on(partial(_transformed, self, seed=seed, copy=copy, invalid=invalid, raw=raw), events, identity)
 
     def transform_counted(
         self,
@@ -124,7 +129,8 @@ class Transformer(Estimator):
             records = view.view(events, columns=branches)
             moved, counts = self.transform_counted(records, seed=seed, identity=keys, copy=copy, invalid=invalid, entry_start=entry_start)
             return view.unview(events, moved, branches), counts
-        found = self.features.extract(events, invalid=invalid, entry_start=entry_start)
+        features = self.features_of(events)
+        found = features.extract(events, invalid=invalid, entry_start=entry_start)
         matrix, mask, bad = found.matrix, found.mask, found.invalid
         if invalid != "raise" and len(matrix):
             supported = self.supports(matrix) | np.isnan(matrix)
@@ -138,8 +144,8 @@ class Transformer(Estimator):
         keys = event_keys(events, identity, len(mask))[mask]
         with stage("kernel"):
             changed = self.transform_matrix(matrix, keys, seed=seed, copy=copy)
-        moved = self.features.from_matrix(events, changed, mask, raw=raw)
-        return follow_energies(self.features, events, moved), Counts(len(mask), int(mask.sum()), found.absent, bad)
+        moved = follow_energies(features, events, features.from_matrix(events, changed, mask, raw=raw))
+        return self.finish(features, moved, mask), Counts(len(mask), int(mask.sum()), found.absent, bad)
 
     def rewrite(
         self, raw: Any, view: Schema, branches: Sequence[str], *, identity: Keys, seed: int | None, invalid: Invalid, entry_start: int
@@ -193,6 +199,15 @@ class Transformer(Estimator):
             identity = np.arange(len(objects))
         run = partial(_objects, self, tuple(columns), seed=seed, copy=copy, invalid=invalid, raw=raw)
         return mapped(run, objects, identity, *columns.values())
+
+
+def run_on(run: Callable[..., Any], events: Any, identity: ArrayLike | str | None) -> Any:
+    """``run(events)``, or ``run(events, identity=...)``, on every kind of array."""
+    if isinstance(identity, str):
+        if identity == "entry" and is_dask(events):
+            raise UsageError("identity='entry' has no meaning for partitions of dask-awkward: name a column of integers")
+        return mapped(partial(run, identity=identity), events)
+    return mapped(run, events) if identity is None else mapped(run, events, identity)
 
 
 def _transformed(model: Transformer, events: Any, identity: Any = None, **options: Any) -> Any:

@@ -14,6 +14,7 @@ from hepgen.events.identity import entry_identity, identity, identity_columns
 if TYPE_CHECKING:
     from hepgen.events.features import Extract as Extract
     from hepgen.events.features import Features as Features
+    from hepgen.events.picks import Pick as Pick
     from hepgen.events.reading import chunks as chunks
     from hepgen.events.reading import open_info as open_info
     from hepgen.events.reading import read as read
@@ -47,6 +48,7 @@ _LAZY = {
     "Log": "scalings",
     "LogitRange": "scalings",
     "MaxAbs": "scalings",
+    "Pick": "picks",
     "Quantile": "scalings",
     "Scaler": "scalings",
     "Scaling": "scaling_base",

@@ -24,7 +24,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from hepgen.errors import InputError, UsageError
-from hepgen.events.layouts import Bools, FieldsAt, Floats, layout_fields, list_counts, missing, named_fields, read_slots, resolve
+from hepgen.events.layouts import Bools, FieldsAt, Floats, Ints, layout_fields, list_counts, missing, named_fields, read_slots, resolve
 
 _SUMS = ("mass", "pt", "eta", "phi", "energy")
 _PAIRS = ("deltaR", "deltaphi", "deltaeta")
@@ -37,10 +37,20 @@ _TOKEN = re.compile(r"\s*(?:([A-Za-z_]\w*)|(\d+)|([\[\]().,]))")
 
 
 @dataclass(frozen=True)
-class Path:
-    """Names and element numbers, in order: ``photon[0].pt`` is ``("photon", 0, "pt")``."""
+class Picked:
+    """An element that differs from event to event: ``fake`` in ``photon[fake].pt``; see `hepgen.events.picks`."""
 
-    steps: tuple[str | int, ...]
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class Path:
+    """Names and elements, in order: ``photon[0].pt`` is ``("photon", 0, "pt")``."""
+
+    steps: tuple[str | int | Picked, ...]
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -48,12 +58,12 @@ class Path:
         return tuple(step for step in self.steps if isinstance(step, str))
 
     @property
-    def indices(self) -> tuple[int, ...]:
-        """The element numbers alone."""
-        return tuple(step for step in self.steps if isinstance(step, int))
+    def indices(self) -> tuple[int | Picked, ...]:
+        """The elements alone."""
+        return tuple(step for step in self.steps if not isinstance(step, str))
 
     @property
-    def key(self) -> tuple[str, tuple[int, ...]]:
+    def key(self) -> tuple[str, tuple[int | Picked, ...]]:
         """Equal for the record and the flat form of one column: ``photon[0].pt`` and ``photon_pt[0]``."""
         return "_".join(self.fields), self.indices
 
@@ -62,7 +72,7 @@ class Path:
         return Path((*self.steps, field))
 
     def __str__(self) -> str:
-        text = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in self.steps)
+        text = "".join(f".{step}" if isinstance(step, str) else f"[{step}]" for step in self.steps)
         return text.removeprefix(".")
 
 
@@ -117,14 +127,14 @@ def _parse_one(tokens: list[str], text: str) -> tuple[Expression, list[str]]:
         raise UsageError(f"'{text}' is no column: a name is missing; write paths such as photon[0].pt, or {_offer()}")
     if tokens[1:2] == ["("]:
         return _parse_call(tokens, text)
-    steps: list[str | int] = [tokens[0]]
+    steps: list[str | int | Picked] = [tokens[0]]
     tokens = tokens[1:]
     while tokens and tokens[0] in {"[", "."}:
         if tokens[0] == "." and len(tokens) > 1 and (tokens[1][0].isalpha() or tokens[1][0] == "_"):
             steps.append(tokens[1])
             tokens = tokens[2:]
-        elif tokens[0] == "[" and len(tokens) > 2 and tokens[1].isdigit() and tokens[2] == "]":
-            steps.append(int(tokens[1]))
+        elif tokens[0] == "[" and len(tokens) > 2 and tokens[1][0] not in "[]().," and tokens[2] == "]":
+            steps.append(int(tokens[1]) if tokens[1].isdigit() else Picked(tokens[1]))
             tokens = tokens[3:]
         else:
             raise UsageError(f"'{text}' is no column: after '{Path(tuple(steps))}' comes neither [number] nor .name")
@@ -183,10 +193,14 @@ class Source(Protocol):
 
 
 class EventSource:
-    """Columns of an awkward array of events; each is read once."""
+    """Columns of an awkward array of events; each is read once.
 
-    def __init__(self, layout: Any) -> None:
+    `picks` says which element a name in brackets means: (n,) int64, negative where there is none.
+    """
+
+    def __init__(self, layout: Any, picks: Mapping[str, Ints] | None = None) -> None:
         self._layout = layout
+        self._picks = picks or {}
         self._fields_at = layout_fields(layout)
         self._read: dict[Path, tuple[Floats, Bools]] = {}
         self._held: dict[Call, tuple[Floats, Bools]] = {}
@@ -194,8 +208,18 @@ class EventSource:
     def value(self, path: Path) -> tuple[Floats, Bools]:
         """Values and presence of a column; InputError with the near names when it is not there."""
         if path not in self._read:
-            self._read[path] = read_slots(self._layout, self.fields(path), path.indices, str(path))
+            self._read[path] = read_slots(self._layout, self.fields(path), self.elements(path), str(path))
         return self._read[path]
+
+    def elements(self, path: Path) -> list[int | Ints]:
+        """The element of every list on the way, as a number or one for each event."""
+        found: list[int | Ints] = []
+        for index in path.indices:
+            if isinstance(index, Picked) and index.name not in self._picks:
+                known = f"there are {', '.join(self._picks)}" if self._picks else "nothing is picked here"
+                raise UsageError(f"'{path}' names the pick '{index}': {known}")
+            found.append(self._picks[index.name] if isinstance(index, Picked) else index)
+        return found
 
     def fields(self, path: Path) -> tuple[str, ...]:
         """The fields of the layout that a path means."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from copy import copy
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from hepgen.errors import InputError, ModelFileError, UsageError
-from hepgen.events.expressions import Call, EventSource, Expression, NameSource, Path, evaluate, parse
-from hepgen.events.layouts import Bools, Floats, duplicate, length_of, write_slots
+from hepgen.events.expressions import Call, EventSource, Expression, NameSource, Path, Picked, evaluate, parse
+from hepgen.events.layouts import Bools, Floats, Ints, duplicate, length_of, write_slots
 from hepgen.events.scalings import Scaling, wrap_angle
 
 Invalid = Literal["raise", "identity", "nan"]
@@ -62,6 +63,7 @@ class Features:
         for expression in outputs:
             if isinstance(expression, Call):
                 raise UsageError(f"'{expression}' is computed and cannot be written: give it in computed=")
+        self._picks: dict[str, Ints] = {}
         self._expressions: tuple[Expression, ...] = (*outputs, *(parse(text) for text in _texts(computed)))
         self._n_outputs = len(outputs)
         if not self._expressions:
@@ -124,6 +126,27 @@ class Features:
         computed = f", computed={list(self.computed)}" if self.computed else ""
         return f"Features({list(self.outputs)}{computed})"
 
+    def of(self, names: Iterable[str]) -> Features:
+        """Columns of these names, to be written, of the events that these features are of."""
+        return Features(names).bind(self._picks)
+
+    def bind(self, picks: Mapping[str, Ints]) -> Features:
+        """These features of events in which a name in brackets, as in ``photon[fake].pt``, means these elements.
+
+        Parameters
+        ----------
+        picks : mapping of str to (n,) int64
+            Negative where an event has no such object; see `hepgen.events.Pick`.
+        """
+        bound = copy(self)
+        bound._picks = dict(picks)
+        return bound
+
+    @property
+    def picked(self) -> set[str]:
+        """The names in brackets."""
+        return {index.name for expression in self._expressions for index in _picked(expression)}
+
     def columns(self, events_fields: Iterable[str]) -> set[str]:
         """Names that have to be read, out of those a file or array has.
 
@@ -168,7 +191,7 @@ class Features:
         if invalid not in {"raise", "identity", "nan"}:
             raise UsageError(f"invalid='{invalid}' is none of 'raise', 'identity' and 'nan'")
         layout = event_layout(events)
-        source = EventSource(layout)
+        source = EventSource(layout, self._picks)
         values, mask = [], np.ones(length_of(layout), dtype=bool)
         for expression in self._expressions:
             value, present = evaluate(expression, source)
@@ -247,9 +270,10 @@ class Features:
             path = self._expressions[column]
             values = wrap_angle(matrix[:, column]) if self._periodic[column] else matrix[:, column]
             if isinstance(path, Path):
-                fields = EventSource(layout).fields(path)
+                source = EventSource(layout, self._picks)
+                fields = source.fields(path)
                 layout = write_slots(
-                    layout, fields, path.indices, rows=rows, values=values, text=str(path), angle=bool(self._periodic[column])
+                    layout, fields, source.elements(path), rows=rows, values=values, text=str(path), angle=bool(self._periodic[column])
                 )
                 written[fields[0]] = None
         return _like(events, layout, written)
@@ -283,6 +307,12 @@ class Features:
             return cls(data["paths"], computed=data["computed"], periodic=list(data["periodic"]), scalings=scalings)
         except (KeyError, TypeError, AttributeError, UsageError) as error:
             raise ModelFileError(f"the description of the features is damaged ({error})") from error
+
+
+def _picked(expression: Expression) -> list[Picked]:
+    if isinstance(expression, Call):
+        return [index for argument in expression.arguments for index in _picked(argument)]
+    return [index for index in expression.indices if isinstance(index, Picked)]
 
 
 def event_layout(events: Any) -> Any:

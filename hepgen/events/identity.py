@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,7 +51,7 @@ def identity(events: Any, schema: Any = None) -> npt.NDArray[np.uint64] | None:
     if names is None:
         return None
     paths = [_path(name) for name in names]
-    return np.stack([_integers(layout, source.fields(path), path.indices, str(path)) for path in paths], axis=1)
+    return np.stack([_integers(layout, source.fields(path), source.elements(path), str(path)) for path in paths], axis=1)
 
 
 def entry_identity(file: int, start: int, n: int) -> npt.NDArray[np.uint64]:
@@ -120,7 +120,7 @@ def _names(schema: Any, holds: Callable[[str], bool]) -> tuple[str, ...] | None:
     return next((known for known in KNOWN if all(map(holds, known))), None)
 
 
-def _integers(layout: Any, fields: tuple[str, ...], indices: tuple[int, ...], name: str) -> npt.NDArray[np.uint64]:
+def _integers(layout: Any, fields: tuple[str, ...], indices: Sequence[int | npt.NDArray[np.int64]], name: str) -> npt.NDArray[np.uint64]:
     from hepgen.events.layouts import descend, known, numbers
 
     layout = known(layout, fields)

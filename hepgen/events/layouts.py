@@ -167,8 +167,10 @@ def is_list(node: Any) -> bool:
     return bool(node.is_list) and node.parameter("__array__") not in {"string", "bytestring"}
 
 
-def descend(layout: Any, fields: Sequence[str], indices: Sequence[int]) -> tuple[Ints, Ints, Any]:
+def descend(layout: Any, fields: Sequence[str], indices: Sequence[int | Ints]) -> tuple[Ints, Ints, Any]:
     """Walk from events along `fields`, taking element `indices[k]` of the k-th list on the way.
+
+    An index is a number, or one for each event (n,), negative where there is none.
 
     Returns
     -------
@@ -213,12 +215,13 @@ def _through_option(node: Any, rows: Ints, positions: Ints) -> tuple[Any, Ints, 
     return node.content, rows[kept], inner[kept]
 
 
-def _through_list(node: Any, element: int, rows: Ints, positions: Ints) -> tuple[Any, Ints, Ints]:
+def _through_list(node: Any, element: int | Ints, rows: Ints, positions: Ints) -> tuple[Any, Ints, Ints]:
+    own = np.broadcast_to(element, len(rows)) if isinstance(element, int) else element[rows]
     if node.is_regular:
-        inner = positions * int(node.size) + element
-        return (node.content, rows, inner) if element < node.size else (node.content, rows[:0], inner[:0])
-    inner = _data(node.starts)[positions].astype(np.int64, copy=False) + element
-    kept = inner < _data(node.stops)[positions]
+        inner, stops = positions * int(node.size) + own, (positions + 1) * int(node.size)
+    else:
+        inner, stops = _data(node.starts)[positions].astype(np.int64, copy=False) + own, _data(node.stops)[positions]
+    kept = (inner < stops) & (own >= 0)
     return (node.content, rows, inner) if kept.all() else (node.content, rows[kept], inner[kept])
 
 
@@ -236,7 +239,7 @@ def numbers(node: Any, text: str) -> Any:
     raise InputError(f"column '{text}' holds {kind}, not numbers")
 
 
-def read_slots(layout: Any, fields: Sequence[str], indices: Sequence[int], text: str) -> tuple[Floats, Bools]:
+def read_slots(layout: Any, fields: Sequence[str], indices: Sequence[int | Ints], text: str) -> tuple[Floats, Bools]:
     """Values (n,) float64, NaN where absent, and which events hold the slot (n,) bool."""
     layout = known(layout, fields)
     rows, positions, node = descend(layout, fields, indices)
@@ -270,7 +273,7 @@ def list_counts(layout: Any, fields: Sequence[str], text: str) -> tuple[Floats, 
 
 
 def write_slots(
-    layout: Any, fields: Sequence[str], indices: Sequence[int], *, rows: Ints, values: Floats, text: str, angle: bool = False
+    layout: Any, fields: Sequence[str], indices: Sequence[int | Ints], *, rows: Ints, values: Floats, text: str, angle: bool = False
 ) -> Any:
     """A layout of the same type in which the slots of the events `rows` (m,) hold `values` (m,); the given layout is not changed.
 

@@ -66,7 +66,7 @@ def test_paths_and_calls_hold_their_parts() -> None:
         ("", "a name is missing"),
         ("photon[-1].pt", "unexpected '-'"),
         ("photon[0]pt", r"unexpected 'pt' after 'photon\[0\]'"),
-        ("photon[x]", r"after 'photon' comes neither \[number\] nor .name"),
+        ("photon[.]", r"after 'photon' comes neither \[number\] nor .name"),
         ("photon.", r"after 'photon' comes neither"),
         ("photon.0", r"after 'photon' comes neither"),
         ("1photon", "a name is missing"),

@@ -1,0 +1,395 @@
+"""Events of a control region made events of the signal region: the object that fails is replaced by a generated one that passes."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hepgen.errors import InputError, UsageError
+from hepgen.estimators.base import Invalid, Keys, Matrix
+from hepgen.estimators.coordinates import Coordinates
+from hepgen.estimators.fit_rows import rows_to_fit
+from hepgen.estimators.object_order import collection_columns, sort_by_pt
+from hepgen.estimators.transformer import Transformer, run_on
+from hepgen.events import Features, Pick, Selection
+from hepgen.events.layouts import has_data
+from hepgen.events.picks import checked_picks, find_picks
+from hepgen.kernels import philox
+from hepgen.networks.frozen import FrozenMAF
+
+if TYPE_CHECKING:
+    from hepgen.training import Plan
+
+MODELS = ("maf",)
+EPOCHS, BATCH_SIZE = 60, 1024
+#: The field of the events that holds the weight of a replaced event.
+WEIGHT = "hepgen_weight"
+
+
+class Transfer(NamedTuple):
+    """Events of the signal region for each event of the control region."""
+
+    factor: float
+    error: float
+
+
+@dataclass(frozen=True)
+class ReplacerSettings:
+    """The network.
+
+    Attributes
+    ----------
+    blocks, hidden, permutation, activation
+        The flow; see `hepgen.networks.MAF`.
+    relative_angles
+        Learn angles relative to the first one of the condition.
+    validation
+        Share of the events that picks the best epoch.
+    """
+
+    blocks: int = 8
+    hidden: tuple[int, ...] = (128, 128)
+    permutation: Literal["reverse", "random", "none"] = "reverse"
+    activation: Literal["relu", "tanh", "elu"] = "relu"
+    relative_angles: bool = True
+    validation: float = 0.1
+
+
+class ObjectReplacer(Transformer):
+    """Replace the object that fails a selection by a generated one that passes, correlated with the rest of its event.
+
+    Simulated events of the signal region teach p(object | condition); in events of the control region the object is drawn from it, in its
+    place in the collection. What is not generated stays as the event has it. (Lohezic, Sahin, Couderc and Malcles: Data driven background
+    estimation in HEP using Generative Adversarial Networks, which has a conditional GAN for p.)
+
+    Parameters
+    ----------
+    generate
+        Columns of the object that are replaced, such as ``["photon[fake].pt", "photon[fake].eta", "photon[fake].mvaID"]``.
+    condition
+        Columns that the object depends on: paths or functions, such as ``"photon[other].pt"`` or ``"count(jet)"``. None of the generated.
+    picks
+        Which object a name in brackets means in events to transform: ``{"fake": Pick("photon", lowest="mvaID"), "other": Pick("photon",
+        highest="pt", besides="fake")}``.
+    fit_picks
+        The same in the events to fit, where the truth may say it: ``{"fake": Pick("photon", lowest="isPrompt"), ...}``; `picks` where None.
+    model
+        "maf", a conditional masked autoregressive flow.
+    constants
+        Columns of the object that get one value, such as ``{"photon[fake].isPrompt": 0}``.
+    order
+        "keep" leaves the object in its place; "pt" sorts the collection of a changed event by falling pt.
+    schema
+        Name of the schema of the files, remembered with the model; see `hepgen.events.schema`.
+    selection
+        Cuts on the events to fit.
+    scaler
+        A `hepgen.events.Scaler`; quantiles to a standard normal by default, which is bijective for whole numbers and scores too.
+    settings
+        Any attribute of `ReplacerSettings` by name.
+
+    Attributes
+    ----------
+    flow : FrozenMAF or None
+    transfer : Transfer or None
+        Sum of weights of the signal region over that of the control region, in simulation, with the error from both sums.
+    limits : (outputs, 2)
+        Smallest and largest value of every generated column in the events of the fit: a generated object stays within, and so passes the
+        cuts that those pass.
+    """
+
+    def __init__(
+        self,
+        generate: Iterable[str],
+        condition: Iterable[str] = (),
+        *,
+        picks: Mapping[str, Pick] | None = None,
+        fit_picks: Mapping[str, Pick] | None = None,
+        model: str = "maf",
+        constants: Mapping[str, float] | None = None,
+        order: Literal["keep", "pt"] = "keep",
+        schema: str | None = None,
+        selection: Selection | None = None,
+        scaler: Any = None,
+        **settings: Any,
+    ) -> None:
+        if model not in MODELS:
+            raise UsageError(f"model {model!r} is not known: choose one of {', '.join(MODELS)}")
+        if order not in ("keep", "pt"):
+            raise UsageError(f"order={order!r} is not known: choose keep or pt")
+        unknown = sorted(set(settings) - set(ReplacerSettings.__dataclass_fields__))
+        if unknown:
+            raise UsageError(f"ObjectReplacer has no setting {unknown[0]!r}: it has {', '.join(ReplacerSettings.__dataclass_fields__)}")
+        settings["hidden"] = tuple(settings.get("hidden", ReplacerSettings.hidden))
+        self.settings = ReplacerSettings(**settings)
+        self.features = Features(generate, computed=condition)
+        if not self.features.outputs:
+            raise UsageError("ObjectReplacer needs at least one column to generate")
+        self.constants = Features(constants) if constants else None
+        self.constant_values = [float(value) for value in (constants or {}).values()]
+        needed = self.features.picked | (self.constants.picked if self.constants is not None else set())
+        self.picks = checked_picks(picks or {}, needed)
+        self.fit_picks = self.picks if fit_picks is None else checked_picks(fit_picks, needed)
+        self.model, self.order, self.schema, self.selection = model, order, schema, selection
+        self.coordinates = Coordinates(self.features, scaler, relative_angles=self.settings.relative_angles, reference="condition")
+        self.flow: FrozenMAF | None = None
+        self.transfer: Transfer | None = None
+        self.limits: Matrix = np.empty((0, 2))
+        self.record: dict[str, Any] = {}
+        self.seed = 1
+
+    def __repr__(self) -> str:
+        state = "fitted" if self.flow is not None else "not fitted"
+        return f"ObjectReplacer({list(self.features.outputs)}, condition={list(self.features.computed)}, model={self.model!r}, {state})"
+
+    # -- fitting ---------------------------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        signal_region: Any,
+        weights: ArrayLike | None = None,
+        *,
+        control_region: Any = None,
+        control_weights: ArrayLike | None = None,
+        epochs: int | None = None,
+        batch_size: int | None = None,
+        seed: int = 1,
+        learning_rate: tuple[float, float] | None = None,
+        patience: int | None = 10,
+        checkpoint: str | os.PathLike[str] | None = None,
+        progress: bool | None = None,
+    ) -> ObjectReplacer:
+        """Fit to simulated events of the signal region.
+
+        Parameters
+        ----------
+        signal_region
+            Events: awkward arrays in GeV and rad, or branches of a file of the model's schema. Those without the objects, or outside the
+            selection, take no part.
+        weights
+            Signed event weights (n,), or None for one each.
+        control_region, control_weights
+            Simulated events of the control region from the same luminosity, for the transfer factor.
+        epochs, batch_size
+            At most so many passes (60), and events per step (1024).
+        seed
+            Fixes the start, the order and the noise of later transforms.
+        learning_rate
+            First and last rate of the square-root decay, 1e-3 to 1e-5 by default.
+        patience
+            Epochs without a better validation loss before the fit stops; None never stops.
+        checkpoint
+            Folder for a checkpoint: a fit that was stopped goes on from there, to the same weights bit for bit.
+        progress
+            Show a progress bar (default: on a terminal).
+
+        Raises
+        ------
+        InputError
+            A column is missing, not finite or constant, no event has the objects, or weights sum to nothing.
+        FitInterrupted
+            Stopped by Ctrl-C after writing the checkpoint.
+        """
+        from hepgen.training import Plan
+
+        self.changed()
+        matrix, own = self._rows(signal_region, weights, "signal_region")
+        self.transfer = None
+        if control_region is not None:
+            self.transfer = self._transfer(own, len(matrix), control_region, control_weights)
+        self.coordinates.fit(matrix, own)
+        self.limits = np.stack([matrix.min(0), matrix.max(0)], axis=1)[: len(self.features.outputs)]
+        self.seed = seed
+        plan = Plan(
+            EPOCHS if epochs is None else epochs,
+            BATCH_SIZE if batch_size is None else batch_size,
+            learning_rate or Plan.learning_rate,
+            validation=self.settings.validation,
+            patience=patience,
+            seed=seed,
+        )
+        self._fit_flow(self.coordinates.forward(matrix), own, plan, Path(checkpoint) if checkpoint is not None else None, progress)
+        return self
+
+    def _rows(self, events: Any, weights: ArrayLike | None, name: str) -> tuple[Matrix, Matrix | None]:
+        records = self.as_records(events)
+        return rows_to_fit(self.features.bind(find_picks(self.fit_picks, records)), records, weights, name, self.selection)
+
+    def _transfer(self, own: Matrix | None, events: int, control_region: Any, control_weights: ArrayLike | None) -> Transfer:
+        # of the control region only the objects count, not whether a column is constant
+        records = self.as_records(control_region)
+        features = self.features.bind(find_picks(self.picks, records))
+        mask = features.extract(records).mask
+        if self.selection is not None:
+            mask &= np.asarray(self.selection.mask(records))
+        given = np.ones(len(mask)) if control_weights is None else np.asarray(control_weights, dtype=np.float64)
+        if given.shape != mask.shape:
+            raise InputError(f"control_weights has shape {given.shape}, and there are {len(mask)} events: give one weight per event")
+        signal, control = np.ones(events) if own is None else own, given[mask]
+        if not (control.sum() > 0 and signal.sum() > 0):
+            raise InputError("the weights of a region sum to nothing: there is no transfer factor")
+        factor = signal.sum() / control.sum()
+        relative = np.hypot(*(np.sqrt((w**2).sum()) / w.sum() for w in (signal, control)))
+        return Transfer(float(factor), float(factor * relative))
+
+    def _fit_flow(self, scaled: Matrix, weights: Matrix | None, plan: Plan, folder: Path | None, progress: bool | None) -> None:
+        from hepgen.estimators.replacer_fit import fit_flow
+
+        s, outputs = self.settings, len(self.features.outputs)
+        state, record = fit_flow(
+            scaled, weights, outputs, (s.blocks, s.hidden, s.permutation, s.activation), plan, checkpoint=folder, progress=progress
+        )
+        self.record = json.loads(json.dumps({"events": len(scaled), "plan": asdict(plan), **record}))  # as it will be read back
+        self.flow = self._frozen(state)
+
+    def _frozen(self, state: Mapping[str, NDArray[Any]]) -> FrozenMAF:
+        s, flow = self.settings, FrozenMAF(state, activation=self.settings.activation)
+        expected = (len(self.features.outputs), len(self.features.computed), s.blocks, s.hidden)
+        if (flow.features, flow.context, len(flow.blocks), flow.hidden) != expected:
+            raise UsageError(f"the flow has not the columns, blocks and widths {expected} that its settings say")
+        return flow
+
+    # -- applying --------------------------------------------------------------------------------------------------
+
+    def transform(self, events: Any, *, copies: int | None = None, identity: ArrayLike | str | None = None, **options: Any) -> Any:
+        """Events with the object replaced: same layout, fields, dtypes and behaviours.
+
+        Parameters
+        ----------
+        events
+            Of the control region; see `Transformer.transform`. An event without the objects passes through untouched.
+        copies
+            Give so many copies of all events one after the other, each with an object of its own, and the field ``hepgen_weight``:
+            the transfer factor (1 where the fit had no control region) over `copies`, and 0 for an event that was not changed. Their
+            own weights are not in it.
+        identity, options
+            See `Transformer.transform`; `seed`, `copy`, `invalid` and `raw`.
+        """
+        if copies is None:
+            return super().transform(events, identity=identity, **options)
+        if isinstance(copies, bool) or not isinstance(copies, int) or copies < 1:
+            raise UsageError(f"copies={copies!r} is no number of copies: give 1 or more")
+        if "copy" in options:
+            raise UsageError("copies= makes copies 0, 1, ... itself: leave copy= out")
+        return run_on(partial(_copies, self, copies, options), events, identity)
+
+    def supports(self, matrix: Matrix) -> NDArray[np.bool_]:
+        """See `Transformer.supports`; of the generated columns the old values are not looked at."""
+        supported = self.coordinates.supports(matrix)
+        supported[:, : len(self.features.outputs)] = True
+        return supported
+
+    def transform_matrix(self, matrix: Matrix, keys: Keys, *, seed: int | None = None, copy: int = 0) -> Matrix:
+        """See `Transformer.transform_matrix`."""
+        flow, outputs = self._fitted(), len(self.features.outputs)
+        known = matrix.copy()
+        known[:, :outputs] = self.limits.mean(1)  # only the condition counts
+        scaled = self.coordinates.forward(known)
+        noise = philox.normal(keys, outputs, seed=self.seed if seed is None else seed, stream=copy)
+        scaled[:, :outputs], _ = flow.inverse(noise, scaled[:, outputs:])
+        found = self.coordinates.inverse(scaled)[:, :outputs]
+        return np.clip(found, self.limits[:, 0], self.limits[:, 1])
+
+    def features_of(self, events: Any) -> Features:
+        """See `Transformer.features_of`."""
+        return self.features.bind(find_picks(self.picks, events))
+
+    def finish(self, features: Features, events: Any, mask: NDArray[np.bool_]) -> Any:
+        """See `Transformer.finish`: constants, and the order of the objects."""
+        if self.constants is not None:
+            values = np.tile(self.constant_values, (int(mask.sum()), 1))
+            events = features.of(self.constants.outputs).from_matrix(events, values, mask)
+        return sort_by_pt(self.features, events, mask) if self.order == "pt" else events
+
+    def columns(self, available: Iterable[str]) -> set[str]:
+        """See `Estimator.columns`."""
+        names = list(available)
+        needed = super().columns(names)
+        for pick in self.picks.values():
+            needed |= pick.columns(names)
+        if self.constants is not None:
+            needed |= self.constants.columns(names)
+        return needed | (collection_columns(self.features, names) if self.order == "pt" else set())
+
+    def _fitted(self) -> FrozenMAF:
+        if self.flow is None:
+            raise UsageError("this ObjectReplacer is not fitted: call fit, or load a saved model")
+        return self.flow
+
+    # -- saving ----------------------------------------------------------------------------------------------------
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """See `Estimator.tensors`."""
+        return {f"flow.{name}": array for name, array in self._fitted().state.items()}
+
+    def document(self) -> dict[str, Any]:
+        """See `Estimator.document`."""
+        constants = () if self.constants is None else self.constants.outputs
+        return {
+            "features": self.features.to_dict(),
+            "picks": {name: pick.to_dict() for name, pick in self.picks.items()},
+            "fit_picks": {name: pick.to_dict() for name, pick in self.fit_picks.items()},
+            "model": self.model,
+            "constants": dict(zip(constants, self.constant_values, strict=True)),
+            "order": self.order,
+            "schema": self.schema,
+            "selection": None if self.selection is None else self.selection.to_dict(),
+            "settings": asdict(self.settings),
+            "coordinates": self.coordinates.to_dict(),
+            "limits": self.limits.tolist(),
+            "transfer": None if self.transfer is None else list(self.transfer),
+            "seed": self.seed,
+            "record": self.record,
+        }
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> ObjectReplacer:
+        """See `Estimator.from_document`."""
+        features = Features.from_dict(document["features"])
+        picks = {which: {name: Pick.from_dict(pick) for name, pick in document[which].items()} for which in ("picks", "fit_picks")}
+        model = cls(
+            features.outputs,
+            features.computed,
+            **picks,
+            model=document["model"],
+            constants=document["constants"] or None,
+            order=document["order"],
+            schema=document["schema"],
+            selection=None if document["selection"] is None else Selection.from_dict(document["selection"]),
+            **document["settings"],
+        )
+        model.features = features
+        model.coordinates = Coordinates.from_dict(features, document["coordinates"], reference="condition")
+        model.limits, model.seed, model.record = np.asarray(document["limits"]), document["seed"], document["record"]
+        model.transfer = None if document["transfer"] is None else Transfer(*document["transfer"])
+        model.flow = model._frozen({name.removeprefix("flow."): array for name, array in tensors.items()})
+        return model
+
+
+def _copies(model: ObjectReplacer, copies: int, options: Mapping[str, Any], events: Any, identity: Any = None) -> Any:
+    import awkward as ak
+
+    if not isinstance(events, ak.Array):
+        raise UsageError("copies= needs an awkward array, to which the field of the weights can be added")
+    if WEIGHT in events.fields:
+        raise InputError(f"the events have a field {WEIGHT} already: leave it out, or transform with copy= 0, 1, ... yourself")
+    invalid: Invalid = options.get("invalid", "raise")
+    parts = [Transformer.transform(model, events, identity=identity, copy=copy, **options) for copy in range(copies)]
+    if has_data(events.layout):
+        records = model.as_records(events)
+        found = model.features_of(records).extract(records, invalid="identity" if invalid == "identity" else "nan")
+        replaced = found.mask.astype(np.float64)
+        if invalid == "identity":
+            replaced[np.flatnonzero(found.mask)[~model.supports(found.matrix).all(axis=1)]] = 0.0
+        weight: Any = replaced * ((model.transfer.factor if model.transfer is not None else 1.0) / copies)
+    else:
+        weight = ak.zeros_like(events[events.fields[0]], dtype=np.float64) if events[events.fields[0]].ndim == 1 else 0.0
+    return ak.concatenate([ak.with_field(part, weight, WEIGHT) for part in parts])
