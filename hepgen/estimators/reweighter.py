@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["RatioSettings", "Reweighter", "ess", "per_event"]
 
 #: First and last learning rate; for "ecd" the rescaled step of the paper.
-RATES = {"ecd": (0.3, 0.3), "adam": (1e-3, 1e-3), "rmsprop": (1e-3, 1e-5), "sgd": (1e-2, 1e-4)}
+RATES = {"ecd": (1.0, 1.0), "adam": (1e-3, 1e-3), "rmsprop": (1e-3, 1e-5), "sgd": (1e-2, 1e-4)}
 EPOCHS, BATCH_SIZE = 50, 1000
 #: One below the smallest loss: of BCE that of samples that can hardly be told apart, as in the paper; of MLC that of equal samples.
 F0 = {"bce": -0.3, "mlc": -1.0}
@@ -201,7 +201,7 @@ class Reweighter(Weigher):
         seed
             Fixes the starts, splits and orders; each member has its own made from it.
         learning_rate
-            One rate, or the first and last of a square-root decay; by default 0.3 for "ecd" (dt_hat), 1e-3 for "adam".
+            One rate, or the first and last of a square-root decay; by default 1 for "ecd" (dt_hat), 1e-3 for "adam".
         patience
             Epochs without a better validation loss before a member stops; None never stops.
         checkpoint

@@ -68,7 +68,8 @@ class ReplaceProcessor(TransformProcessor):
         See `TransformProcessor`; ten copies by default. Datasets named in ``data=`` are the signal region's.
     transfer
         Signal-region events for each control-region event, and its error: every replaced event weighs so much, and the histograms have
-        the variations "transferUp" and "transferDown".
+        the variations "transferUp" and "transferDown". By default the model's own, `hepgen.ObjectReplacer.transfer`; 1 without error
+        where it has none.
 
     Notes
     -----
@@ -83,18 +84,19 @@ class ReplaceProcessor(TransformProcessor):
         model_path: str | os.PathLike[str],
         histograms: Mapping[str, tuple[Any, Any]],
         *,
-        transfer: tuple[float, float] = (1.0, 0.0),
+        transfer: tuple[float, float] | None = None,
         copies: int = 10,
         **options: Any,
     ) -> None:
-        factor, error = transfer
-        if not 0 < factor < math.inf or not 0 <= error < math.inf:
-            raise UsageError(f"transfer is a positive factor and its error, not {transfer}")
+        if transfer is not None:
+            factor, error = transfer
+            if not 0 < factor < math.inf or not 0 <= error < math.inf:
+                raise UsageError(f"transfer is a positive factor and its error, not {transfer}")
         super().__init__(model_path, histograms, copies=copies, **options)
-        self.transfer = (float(factor), float(error))
+        self.transfer = None if transfer is None else (float(transfer[0]), float(transfer[1]))
 
     def weights_of_a_copy(self, weights: Weights) -> dict[str, Weights]:
         """See `TransformProcessor.weights_of_a_copy`."""
-        factor, error = self.transfer
+        factor, error = self.transfer or getattr(self.model, "transfer", None) or (1.0, 0.0)
         each = super().weights_of_a_copy(weights)
         return {"nominal": factor * each, "transferUp": (factor + error) * each, "transferDown": max(factor - error, 0.0) * each}

@@ -83,6 +83,21 @@ def test_replaced_events_are_scaled_to_the_signal_region(flow: Path) -> None:
             ReplaceProcessor(flow, {}, transfer=wrong)
 
 
+def test_the_transfer_factor_of_the_model_is_taken(flow: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hepgen.estimators.object_replacer import Transfer
+    from hepgen_coffea import ReplaceProcessor
+
+    processor = ReplaceProcessor(flow, {"x": ("x", AXIS)}, copies=1, weight=False)
+    array = of(events(N, 3), "control")
+    plain = processor.process(array)["control"]["hists"]["x"]
+    monkeypatch.setattr(cache.cached(flow), "transfer", Transfer(0.3, 0.1), raising=False)
+    scaled = processor.process(array)["control"]["hists"]["x"]
+    shape = plain["replaced", hist.loc("nominal"), :].values()
+    for variation, factor in (("nominal", 0.3), ("transferUp", 0.4), ("transferDown", 0.2)):
+        np.testing.assert_allclose(scaled["replaced", hist.loc(variation), :].values(), factor * shape, rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(plain["replaced", hist.loc(variation), :].values(), shape, rtol=1e-12, atol=1e-12)
+
+
 def test_a_reweighter_fills_nominal_up_and_down(ratio: Path) -> None:
     from hepgen_coffea import ReweightProcessor
 
