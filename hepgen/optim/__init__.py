@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from hepgen.optim.ecd import ECD, eta_for
+from hepgen.optim.lamb import LAMB
 from hepgen.optim.mdmm import MDMM
-from hepgen.optim.schedules import power_decay
+from hepgen.optim.schedules import cosine_decay, power_decay
 
-__all__ = ["ECD", "MDMM", "eta_for", "power_decay"]
+__all__ = ["ECD", "LAMB", "MDMM", "cosine_decay", "eta_for", "power_decay"]
