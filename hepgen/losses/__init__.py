@@ -9,6 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hepgen.losses.adversarial import AdversarialLoss as AdversarialLoss
+    from hepgen.losses.adversarial import adversarial_loss as adversarial_loss
     from hepgen.losses.kl import KLOfKDE as KLOfKDE
     from hepgen.losses.likelihood import negative_log_likelihood as negative_log_likelihood
     from hepgen.losses.likelihood import weighted_mean as weighted_mean
@@ -18,12 +20,14 @@ if TYPE_CHECKING:
 _LAZY = {
     "MMD": "mmd",
     "KLOfKDE": "kl",
+    "AdversarialLoss": "adversarial",
     "RatioLoss": "ratio_loss",
+    "adversarial_loss": "adversarial",
     "negative_log_likelihood": "likelihood",
     "weighted_mean": "likelihood",
 }
 
-__all__ = ["MMD", "KLOfKDE", "RatioLoss", "negative_log_likelihood", "weighted_mean"]
+__all__ = ["MMD", "AdversarialLoss", "KLOfKDE", "RatioLoss", "adversarial_loss", "negative_log_likelihood", "weighted_mean"]
 
 
 def __getattr__(name: str) -> Any:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from hepgen.networks.ensemble import EnsembleMLP as EnsembleMLP
     from hepgen.networks.frozen import FrozenMAF as FrozenMAF
     from hepgen.networks.frozen import FrozenMLP as FrozenMLP
+    from hepgen.networks.gan import Discriminator as Discriminator
+    from hepgen.networks.gan import Generator as Generator
+    from hepgen.networks.gan import gan_networks as gan_networks
     from hepgen.networks.made import MADE as MADE
     from hepgen.networks.maf import MAF as MAF
     from hepgen.networks.mlp import MLP as MLP
@@ -27,9 +30,24 @@ _LAZY = {
     "EnsembleMLP": "ensemble",
     "FrozenMAF": "frozen",
     "FrozenMLP": "frozen",
+    "Discriminator": "gan",
+    "Generator": "gan",
+    "gan_networks": "gan",
 }
 
-__all__ = ["MADE", "MAF", "MLP", "Affine", "Bijection", "EnsembleMLP", "FrozenMAF", "FrozenMLP"]
+__all__ = [
+    "MADE",
+    "MAF",
+    "MLP",
+    "Affine",
+    "Bijection",
+    "Discriminator",
+    "EnsembleMLP",
+    "FrozenMAF",
+    "FrozenMLP",
+    "Generator",
+    "gan_networks",
+]
 
 
 def __getattr__(name: str) -> Any:

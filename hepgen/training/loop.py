@@ -1,7 +1,10 @@
 """The loop every fit of hepgen runs in.
 
-The state of a fit is (epoch, step, network, optimiser, objective, record); the order of the events and every random number
+The state of a fit is (epoch, step, network, optimisers, objective, record); the order of the events and every random number
 are functions of (seed, epoch, step). A checkpoint at any step therefore resumes to the same weights, bit for bit.
+
+An adversarial fit is the same loop: its objective names its players, each of which has an optimiser, and a step of the fit lets them
+move in turn.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from hepgen.errors import FitInterrupted, InputError, UsageError
-from hepgen.optim import ECD, eta_for, power_decay
+from hepgen.optim import ECD, LAMB, cosine_decay, eta_for, power_decay
 from hepgen.optim.ecd import largest_fan_in
 from hepgen.progress import progress_bar
 from hepgen.training.checkpoint import load_checkpoint, save_checkpoint
@@ -31,7 +34,12 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
     "sgd": torch.optim.SGD,
     "ecd": ECD,
+    "lamb": LAMB,
 }
+SCHEDULES = ("power", "cosine")
+
+WHOLE = ""  # in place of a player's name where there is one optimiser, for the whole objective
+STATE = ("epoch", "step", "seconds", "sums", "best", "running")  # of a fit, beside the records, the objective and its optimisers
 
 
 class Objective(nn.Module):
@@ -40,9 +48,15 @@ class Objective(nn.Module):
     A subclass holds its networks and whatever else has a state (multipliers, fixed densities) as submodules and buffers, so
     that the loop can save and restore it as one. One that fits an ensemble in lockstep says so in `members`: the first axis of all
     its parameters and buffers is that of the members, and its losses are one for each member of the batch.
+
+    One whose networks play against each other names them in `players`, names of submodules with an optimiser each, and defines `turns`
+    in place of `losses`. `measures_training` asks for the validation loss of as many training events, recorded as "train", where
+    the losses of the steps say nothing of how good the fit is.
     """
 
     members: int | None = None
+    players: Sequence[str] = ()
+    measures_training: bool = False
 
     @property
     def fan_in(self) -> int:
@@ -53,12 +67,20 @@ class Objective(nn.Module):
         """Of one batch: "loss", a scalar or (members,), is minimised, other scalars are recorded for every step."""
         raise TypeError(f"{type(self).__name__} defines no losses for {sorted(batch.samples)}")
 
+    def turns(self, batch: Batch) -> Iterator[tuple[str, dict[str, Tensor]]]:
+        """Of one batch, where there are players: one after the other, and its losses as of `losses`.
+
+        A player moves before the next turn is asked for, and gradients reach its own parameters alone. A generator function keeps what
+        several turns need in its variables; it may give a player several turns, and the code after the last ``yield`` ends the step.
+        """
+        raise TypeError(f"{type(self).__name__} defines no turns for {sorted(batch.samples)}")
+
     def validation_loss(self, batch: Batch) -> Tensor:
         """What picks the best epoch, on all held-out events as one batch; the loss itself by default."""
         return self.losses(batch)["loss"]
 
     def after_step(self, losses: Mapping[str, Tensor]) -> None:
-        """Called after every step of the optimiser."""
+        """Called after every step of an optimiser."""
 
 
 @dataclass(frozen=True)
@@ -74,17 +96,23 @@ class Plan:
     power
         Power of the decay: 0.5 is the square-root decay of the sim-to-data paper.
     optimizer
-        "rmsprop", "adam", "sgd" or "ecd" (`hepgen.optim.ECD`, whose `learning_rate` is of order 0.1 to 1).
+        "rmsprop", "adam", "sgd", "lamb" or "ecd" (`hepgen.optim.ECD`, whose `learning_rate` is of order 0.1 to 1); one of its kind for each
+        player.
     options
         Further arguments of the optimiser by name. The eta of ECD is that of `hepgen.optim.eta_for` for all steps of the fit by default.
     clip_norm
-        Largest norm of the gradient of one step; None does not clip, nor does "ecd", which conserves energy with the gradient of its loss.
+        Largest norm of the gradient of one step, of each player by itself; None does not clip, nor does "ecd", which conserves energy
+        with the gradient of its loss.
     validation
         Fraction of each sample held out.
     patience
         Epochs without a better validation loss before the fit stops; None never stops.
     seed
         Fixes the split, the order and all random numbers.
+    schedule
+        "power", or "cosine" for a decay along half a cosine.
+    validate_every
+        Epochs from one validation loss, and entry of the record, to the next; the last epoch has one.
     """
 
     epochs: int
@@ -97,16 +125,28 @@ class Plan:
     patience: int | None = None
     seed: int = 1
     options: Mapping[str, Any] = field(default_factory=dict)
+    schedule: str = "power"
+    validate_every: int = 1
 
     def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZERS:
             raise UsageError(f"optimizer {self.optimizer!r} is not known: choose one of {', '.join(OPTIMIZERS)}")
+        if self.schedule not in SCHEDULES:
+            raise UsageError(f"schedule {self.schedule!r} is not known: choose one of {', '.join(SCHEDULES)}")
+        if self.validate_every < 1:
+            raise UsageError(f"there must be at least one epoch from one validation to the next, not validate_every={self.validate_every}")
         if self.epochs < 1 or self.batch_size < 1:
             raise UsageError(
                 f"a fit needs at least one epoch and one event per batch, not epochs={self.epochs}, batch_size={self.batch_size}"
             )
         if not 0 < self.validation < 1:
             raise UsageError(f"the validation fraction must lie between 0 and 1, not {self.validation}")
+
+    def rate(self, step: int, steps: int) -> float:
+        """The learning rate at `step` of `steps`."""
+        if self.schedule == "cosine":
+            return cosine_decay(step, steps, *self.learning_rate)
+        return power_decay(step, steps, *self.learning_rate, self.power)
 
 
 def train(
@@ -184,10 +224,13 @@ class _Fit:
         self.objective, self.plan, self.checkpoint = objective, plan, checkpoint
         self.ensemble = objective.members is not None
         self.order = BatchOrder(samples, plan.validation, plan.batch_size, seeds, ensemble=self.ensemble)
-        self.optimizer = self._new_optimizer(seeds)
+        modules: dict[str, nn.Module] = {name: objective.get_submodule(name) for name in objective.players} or {WHOLE: objective}
+        self.parameters = {name: [p for p in module.parameters() if p.requires_grad] for name, module in modules.items()}
+        self.optimizers = {name: self._new_optimizer(name, module, seeds) for name, module in modules.items()}
         self.records = [Record() for _ in seeds]
         self.running = tuple(range(len(seeds)))
         self.epoch = self.step = 0
+        self.seconds = 0.0
         self.best: dict[str, Any] = copy.deepcopy(objective.state_dict())
         self.rows: list[dict[str, Tensor]] = []
         self.sums = [0.0] * len(seeds)
@@ -209,86 +252,120 @@ class _Fit:
                     if self.checkpoint is not None and time.monotonic() - saved > checkpoint_seconds:
                         self._save()
                         saved = time.monotonic()
-                last = self._close_epoch(time.monotonic() - started)
-                report(
-                    self.epoch,
-                    f"train {last['train']:.4g}  valid {last['valid']:.4g}  best {self.records[0].best_valid:.4g}{self._others()}",
-                )
+                first = self.running[0]
+                self._close_epoch(time.monotonic() - started)
+                report(self.epoch, self._said(first))
         if self.checkpoint is not None:
             self._save()
         self.objective.load_state_dict(self.best)
         return self.records
 
-    def _new_optimizer(self, seeds: Sequence[int]) -> torch.optim.Optimizer:
+    def _new_optimizer(self, name: str, module: nn.Module, seeds: Sequence[int]) -> torch.optim.Optimizer:
         options = dict(self.plan.options)
         if self.plan.optimizer == "ecd":
-            options.setdefault("eta", eta_for(self.objective.fan_in, self.plan.epochs * self.order.steps))
+            fan_in = self.objective.fan_in if name == WHOLE else largest_fan_in(module)
+            options.setdefault("eta", eta_for(fan_in, self.plan.epochs * self.order.steps))
             if self.ensemble:
                 options |= {"systems": len(seeds), "seed": seeds}
         try:
-            return OPTIMIZERS[self.plan.optimizer](self.objective.parameters(), lr=self.plan.learning_rate[0], **options)
+            return OPTIMIZERS[self.plan.optimizer](module.parameters(), lr=self.plan.learning_rate[0], **options)
         except TypeError as error:
             raise UsageError(f"the optimizer {self.plan.optimizer!r} does not take these options: {error}") from error
 
-    def _others(self) -> str:
-        """On the progress bar of an ensemble, what it says being that of the first member."""
-        return f"  ({len(self.running)} of {len(self.records)} members go on)" if self.ensemble else ""
+    def _said(self, member: int) -> str:
+        """On the progress bar, of one member and how many others there are."""
+        others = f"  ({len(self.running)} of {len(self.records)} members go on)" if self.ensemble else ""
+        if not self.records[member].epochs:
+            return others.strip()
+        last, best = self.records[member].epochs[-1], self.records[0].best_valid
+        return f"train {last['train']:.4g}  valid {last['valid']:.4g}  best {best:.4g}{others}"
 
     def _take_step(self) -> None:
-        rate = power_decay(
-            self.epoch * self.order.steps + self.step, self.plan.epochs * self.order.steps, *self.plan.learning_rate, self.plan.power
-        )
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        losses = self.objective.losses(self.order.batch(self.epoch, self.step, self.running))
-        self.optimizer.zero_grad(set_to_none=True)
-        losses["loss"].sum().backward()
-        if isinstance(self.optimizer, ECD):
-            self.optimizer.step(losses["loss"], self.running if self.ensemble else None)
+        rate = self.plan.rate(self.epoch * self.order.steps + self.step, self.plan.epochs * self.order.steps)
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+        batch = self.order.batch(self.epoch, self.step, self.running)
+        if self.objective.players:
+            for player, losses in self.objective.turns(batch):
+                self._descend(player, losses)
         else:
-            if self.plan.clip_norm is not None:
-                self._clip(self.plan.clip_norm)
-            self.optimizer.step()
-        self.objective.after_step(losses)
-        self.rows.append({name: value.detach() for name, value in losses.items()})
+            self._descend(WHOLE, self.objective.losses(batch))
         self.step += 1
 
-    def _clip(self, largest: float) -> None:
+    def _descend(self, player: str, losses: dict[str, Tensor]) -> None:
+        """One step of one optimiser."""
+        optimizer, loss = self.optimizers[player], losses["loss"]
+        optimizer.zero_grad(set_to_none=True)
+        # through the networks of the others, but not into them
+        loss.sum().backward(inputs=None if player == WHOLE else self.parameters[player])
+        if isinstance(optimizer, ECD):
+            optimizer.step(loss, self.running if self.ensemble else None)
+        else:
+            if self.plan.clip_norm is not None:
+                self._clip(self.parameters[player], self.plan.clip_norm)
+            optimizer.step()
+        self.objective.after_step(losses)
+        named = losses if player == WHOLE else {**losses, player: loss}
+        self.rows.append({name: value.detach() for name, value in named.items()})
+
+    def _clip(self, parameters: list[nn.Parameter], largest: float) -> None:
         """Clip the gradient, of every member by itself."""
         if not self.ensemble:
-            nn.utils.clip_grad_norm_(self.objective.parameters(), largest)
+            nn.utils.clip_grad_norm_(parameters, largest)
             return
-        gradients = [p.grad for p in self.objective.parameters() if p.grad is not None]
+        gradients = [p.grad for p in parameters if p.grad is not None]
         squares = torch.stack([g.flatten(1).square().sum(1) for g in gradients]).sum(0)
         factors = (largest / (squares.sqrt() + 1e-6)).clamp(max=1.0)
         for g in gradients:
             g.mul_(factors.reshape(-1, *[1] * (g.ndim - 1)))
 
-    def _close_epoch(self, seconds: float) -> dict[str, float]:
-        """End an epoch, and return what it says of the first member that took part."""
+    def _close_epoch(self, seconds: float) -> None:
         self._drain()
+        self.epoch, self.step, self.seconds = self.epoch + 1, 0, self.seconds + seconds
+        self._check([self.sums[member] for member in self.running])
+        if self.epoch % self.plan.validate_every == 0 or self.epoch == self.plan.epochs:
+            self._validate()
+
+    def _validate(self) -> None:
+        """Record the epochs since the last validation, keep the weights that are the best so far, and see who has finished."""
+        steps = self.order.steps * (self.epoch - self._validated())
+        train = [self.sums[member] / steps for member in self.running]
         with torch.no_grad():
-            valid = self.objective.validation_loss(self.order.held_out(self.running)).reshape(-1).tolist()
-        rate, closed = self.optimizer.param_groups[0]["lr"], self.running
+            valid = self._measured(self.order.held_out(self.running))
+            if self.objective.measures_training:
+                train = self._measured(self.order.seen(self.running))
+        self._check([*train, *valid])
+        rate = next(iter(self.optimizers.values())).param_groups[0]["lr"]
         better = []
-        for member, value in zip(closed, valid, strict=True):
-            record, loss = self.records[member], self.sums[member] / max(self.step, 1)
-            if not (math.isfinite(loss) and math.isfinite(value)):
-                raise InputError(
-                    f"the loss is not finite in epoch {self.epoch + 1}: look for extreme values or weights, or lower the learning rate"
-                )
-            record.epochs.append({"epoch": self.epoch + 1, "train": loss, "valid": value, "learning_rate": rate, "seconds": seconds})
+        for member, loss, value in zip(self.running, train, valid, strict=True):
+            record = self.records[member]
+            record.epochs.append({"epoch": self.epoch, "train": loss, "valid": value, "learning_rate": rate, "seconds": self.seconds})
             if value < record.best_valid:
-                record.best_epoch, record.best_valid = self.epoch + 1, value
+                record.best_epoch, record.best_valid = self.epoch, value
                 better.append(member)
         self._keep(better)
-        self.epoch, self.step, self.sums = self.epoch + 1, 0, [0.0] * len(self.sums)
-        self.running = tuple(member for member in closed if not self._finished(member))
-        return self.records[closed[0]].epochs[-1]
+        self.sums, self.seconds = [0.0] * len(self.sums), 0.0
+        self.running = tuple(member for member in self.running if not self._finished(member))
+
+    def _validated(self) -> int:
+        """The epoch of the last validation, 0 for none."""
+        epochs = self.records[self.running[0]].epochs
+        return int(epochs[-1]["epoch"]) if epochs else 0
+
+    def _measured(self, batch: Batch) -> list[float]:
+        values: list[float] = self.objective.validation_loss(batch).reshape(-1).tolist()
+        return values
+
+    def _check(self, losses: list[float]) -> None:
+        if not all(map(math.isfinite, losses)):
+            raise InputError(
+                f"the loss is not finite in epoch {self.epoch}: look for extreme values or weights, or lower the learning rate"
+            )
 
     def _finished(self, member: int) -> bool:
         waited = self.epoch - self.records[member].best_epoch
-        return self.epoch >= self.plan.epochs or (self.plan.patience is not None and self.epoch > 0 and waited >= self.plan.patience)
+        return self.epoch >= self.plan.epochs or (self.plan.patience is not None and waited >= self.plan.patience)
 
     def _keep(self, members: list[int]) -> None:
         """Remember the weights of these members as their best."""
@@ -317,11 +394,11 @@ class _Fit:
 
     def _save(self) -> None:
         self._drain()
-        state = {"epoch": self.epoch, "step": self.step, "sums": self.sums, "best": self.best, "running": self.running}
+        state = {name: getattr(self, name) for name in STATE}
         state |= {
             "records": [record.to_dict() for record in self.records],
             "objective": self.objective.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "fingerprint": self.fingerprint,
         }
         if self.checkpoint is not None:
@@ -330,7 +407,9 @@ class _Fit:
     def _restore(self, state: dict[str, Any] | None) -> None:
         if state is None:
             return
-        self.epoch, self.step, self.sums, self.best, self.running = (state[name] for name in ("epoch", "step", "sums", "best", "running"))
+        for name in STATE:
+            setattr(self, name, state[name])
         self.records = [Record.from_dict(record) for record in state["records"]]
         self.objective.load_state_dict(state["objective"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])

@@ -115,6 +115,11 @@ class BatchOrder:
         rows = {name: self._take(name, rows[list(members)]) for name, rows in self._held.items()}
         return Batch(rows, tuple(mix_seed(self.seeds[member], 3) for member in members), tuple(members))
 
+    def seen(self, members: Sequence[int] = (0,)) -> Batch:
+        """As many of the training rows as are held out, the same ones every time, as one batch."""
+        rows = {name: self._take(name, self._training[name][list(members), : held.shape[1]]) for name, held in self._held.items()}
+        return Batch(rows, tuple(mix_seed(self.seeds[member], 4) for member in members), tuple(members))
+
     def _take(self, name: str, rows: Tensor) -> Sample:
         return self.samples[name].take((rows if self.ensemble else rows[0]).long())
 
