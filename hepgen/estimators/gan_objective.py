@@ -6,7 +6,7 @@ figure of merit looks at.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -110,17 +110,21 @@ class AdversarialObjective(Objective):
     def validation_loss(self, batch: Batch) -> Tensor:
         """-2 ln Lambda per event of the rows of the batch, each with `copies` objects."""
         signal = batch["signal"]
-        reference = LambdaReference(self._observables(_matrix(signal.values)), _weights(signal), bins=self.edges)
-        copies = (self._observables(self._replaced(signal.values, batch.generator)) for _ in range(self.copies))
-        return torch.tensor(reference.score(copies, _weights(signal)).per_event, dtype=torch.float64)
+        copies = (self._replaced(signal.values, batch.generator) for _ in range(self.copies))
+        return torch.tensor(self.score(signal, copies), dtype=torch.float64)
 
-    def _replaced(self, rows: Tensor, numbers: torch.Generator) -> Matrix:
+    def score(self, signal: Sample, copies: Iterable[Tensor]) -> float:
+        """-2 ln Lambda per event of rows (n, columns), in the binned density of as many others, copy by copy."""
+        reference = LambdaReference(self._observables(_matrix(signal.values)), _weights(signal), bins=self.edges)
+        return reference.score((self._observables(_matrix(rows)) for rows in copies), _weights(signal)).per_event
+
+    def _replaced(self, rows: Tensor, numbers: torch.Generator) -> Tensor:
         """Rows whose objects are generated ones."""
         with torch.no_grad():
             objects = torch.cat([self.generate(self._split(part)[1], numbers) for part in rows.split(CHUNK)])
         if not objects.isfinite().all():
             raise InputError("the generator's objects are not finite: lower the learning rate")
-        return _matrix(torch.cat([objects, rows[:, self.generator.outputs :]], dim=1))
+        return torch.cat([objects, rows[:, self.generator.outputs :]], dim=1)
 
     def _split(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         outputs = self.generator.outputs

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,49 +18,20 @@ from hepgen.estimators.base import Invalid, Keys, Matrix
 from hepgen.estimators.coordinates import Coordinates
 from hepgen.estimators.fit_rows import rows_to_fit
 from hepgen.estimators.object_order import collection_columns, sort_by_pt
+from hepgen.estimators.replacer_settings import MODELS, ReplacerSettings, Transfer, new_plan, uniform_quantiles
 from hepgen.estimators.transformer import Transformer, run_on
 from hepgen.events import Features, Pick, Selection
 from hepgen.events.layouts import has_data
 from hepgen.events.picks import checked_picks, find_picks
 from hepgen.kernels import philox
 from hepgen.networks.frozen import FrozenMAF
+from hepgen.networks.frozen_gan import FrozenGenerator
 
 if TYPE_CHECKING:
     from hepgen.training import Plan
 
-MODELS = ("maf",)
-EPOCHS, BATCH_SIZE = 60, 1024
 #: The field of the events that holds the weight of a replaced event.
 WEIGHT = "hepgen_weight"
-
-
-class Transfer(NamedTuple):
-    """Events of the signal region for each event of the control region."""
-
-    factor: float
-    error: float
-
-
-@dataclass(frozen=True)
-class ReplacerSettings:
-    """The network.
-
-    Attributes
-    ----------
-    blocks, hidden, permutation, activation
-        The flow; see `hepgen.networks.MAF`.
-    relative_angles
-        Learn angles relative to the first one of the condition.
-    validation
-        Share of the events that picks the best epoch.
-    """
-
-    blocks: int = 8
-    hidden: tuple[int, ...] = (128, 128)
-    permutation: Literal["reverse", "random", "none"] = "reverse"
-    activation: Literal["relu", "tanh", "elu"] = "relu"
-    relative_angles: bool = True
-    validation: float = 0.1
 
 
 class ObjectReplacer(Transformer):
@@ -82,7 +53,8 @@ class ObjectReplacer(Transformer):
     fit_picks
         The same in the events to fit, where the truth may say it: ``{"fake": Pick("photon", lowest="isPrompt"), ...}``; `picks` where None.
     model
-        "maf", a conditional masked autoregressive flow.
+        "maf", a conditional masked autoregressive flow; "gan", the paper's convolutional conditional GAN; "gan-dense", a GAN of dense
+        layers.
     constants
         Columns of the object that get one value, such as ``{"photon[fake].isPrompt": 0}``.
     order
@@ -92,13 +64,14 @@ class ObjectReplacer(Transformer):
     selection
         Cuts on the events to fit.
     scaler
-        A `hepgen.events.Scaler`; quantiles to a standard normal by default, which is bijective for whole numbers and scores too.
+        A `hepgen.events.Scaler`; quantiles by default, to a standard normal for "maf" and to a uniform for the others, which is bijective
+        for whole numbers and scores too.
     settings
         Any attribute of `ReplacerSettings` by name.
 
     Attributes
     ----------
-    flow : FrozenMAF or None
+    network : FrozenMAF, FrozenGenerator or None
     transfer : Transfer or None
         Sum of weights of the signal region over that of the control region, in simulation, with the error from both sums.
     limits : (outputs, 2)
@@ -139,15 +112,16 @@ class ObjectReplacer(Transformer):
         self.picks = checked_picks(picks or {}, needed)
         self.fit_picks = self.picks if fit_picks is None else checked_picks(fit_picks, needed)
         self.model, self.order, self.schema, self.selection = model, order, schema, selection
+        scaler = uniform_quantiles(self.features) if scaler is None and MODELS[model] else scaler
         self.coordinates = Coordinates(self.features, scaler, relative_angles=self.settings.relative_angles, reference="condition")
-        self.flow: FrozenMAF | None = None
+        self.network: FrozenMAF | FrozenGenerator | None = None
         self.transfer: Transfer | None = None
         self.limits: Matrix = np.empty((0, 2))
         self.record: dict[str, Any] = {}
         self.seed = 1
 
     def __repr__(self) -> str:
-        state = "fitted" if self.flow is not None else "not fitted"
+        state = "fitted" if self.network is not None else "not fitted"
         return f"ObjectReplacer({list(self.features.outputs)}, condition={list(self.features.computed)}, model={self.model!r}, {state})"
 
     # -- fitting ---------------------------------------------------------------------------------------------------
@@ -179,13 +153,14 @@ class ObjectReplacer(Transformer):
         control_region, control_weights
             Simulated events of the control region from the same luminosity, for the transfer factor.
         epochs, batch_size
-            At most so many passes (60), and events per step (1024).
+            At most so many passes (60; 200 of an adversarial fit), and events per step (1024).
         seed
             Fixes the start, the order and the noise of later transforms.
         learning_rate
-            First and last rate of the square-root decay, 1e-3 to 1e-5 by default.
+            First and last rate of the square-root decay, 1e-3 to 1e-5 by default; of an adversarial fit along half a cosine, 1e-3 to 0.
         patience
-            Epochs without a better validation loss before the fit stops; None never stops.
+            Epochs without a better validation loss before the fit of a flow stops; None never stops. An adversarial fit goes on to the end,
+            and keeps the epoch with the lowest -2 ln Lambda of the validation events.
         checkpoint
             Folder for a checkpoint: a fit that was stopped goes on from there, to the same weights bit for bit.
         progress
@@ -198,8 +173,6 @@ class ObjectReplacer(Transformer):
         FitInterrupted
             Stopped by Ctrl-C after writing the checkpoint.
         """
-        from hepgen.training import Plan
-
         self.changed()
         matrix, own = self._rows(signal_region, weights, "signal_region")
         self.transfer = None
@@ -208,15 +181,13 @@ class ObjectReplacer(Transformer):
         self.coordinates.fit(matrix, own)
         self.limits = np.stack([matrix.min(0), matrix.max(0)], axis=1)[: len(self.features.outputs)]
         self.seed = seed
-        plan = Plan(
-            EPOCHS if epochs is None else epochs,
-            BATCH_SIZE if batch_size is None else batch_size,
-            learning_rate or Plan.learning_rate,
-            validation=self.settings.validation,
-            patience=patience,
-            seed=seed,
-        )
-        self._fit_flow(self.coordinates.forward(matrix), own, plan, Path(checkpoint) if checkpoint is not None else None, progress)
+        scaled = self._scaled(matrix)
+        folder = Path(checkpoint) if checkpoint is not None else None
+        fit = self._fit_gan if MODELS[self.model] else self._fit_flow
+        plan = new_plan(self.model, self.settings, epochs, batch_size, seed, learning_rate, patience)
+        state, record = fit(scaled, own, plan, folder, progress)
+        self.network = self._frozen(state)
+        self.record = json.loads(json.dumps({"events": len(scaled), "plan": asdict(plan), **record}))  # as it will be read back
         return self
 
     def _rows(self, events: Any, weights: ArrayLike | None, name: str) -> tuple[Matrix, Matrix | None]:
@@ -240,22 +211,41 @@ class ObjectReplacer(Transformer):
         relative = np.hypot(*(np.sqrt((w**2).sum()) / w.sum() for w in (signal, control)))
         return Transfer(float(factor), float(factor * relative))
 
-    def _fit_flow(self, scaled: Matrix, weights: Matrix | None, plan: Plan, folder: Path | None, progress: bool | None) -> None:
+    def _fit_flow(
+        self, scaled: Matrix, weights: Matrix | None, plan: Plan, folder: Path | None, progress: bool | None
+    ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         from hepgen.estimators.replacer_fit import fit_flow
 
-        s, outputs = self.settings, len(self.features.outputs)
-        state, record = fit_flow(
-            scaled, weights, outputs, (s.blocks, s.hidden, s.permutation, s.activation), plan, checkpoint=folder, progress=progress
-        )
-        self.record = json.loads(json.dumps({"events": len(scaled), "plan": asdict(plan), **record}))  # as it will be read back
-        self.flow = self._frozen(state)
+        s = self.settings
+        shape = (s.blocks, s.hidden, s.permutation, s.activation)
+        return fit_flow(scaled, weights, len(self.features.outputs), shape, plan, checkpoint=folder, progress=progress)
 
-    def _frozen(self, state: Mapping[str, NDArray[Any]]) -> FrozenMAF:
-        s, flow = self.settings, FrozenMAF(state, activation=self.settings.activation)
-        expected = (len(self.features.outputs), len(self.features.computed), s.blocks, s.hidden)
+    def _fit_gan(
+        self, scaled: Matrix, weights: Matrix | None, plan: Plan, folder: Path | None, progress: bool | None
+    ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        from hepgen.estimators.replacer_fit import GanShape, fit_gan
+
+        s = self.settings
+        shape = GanShape(str(MODELS[self.model]), len(self.features.outputs), s.hidden, s.latent, s.dropout, s.label_noise, s.copies)
+        return fit_gan(scaled, weights, shape, plan, s.restarts, checkpoint=folder, progress=progress)
+
+    def _frozen(self, state: Mapping[str, NDArray[Any]]) -> FrozenMAF | FrozenGenerator:
+        s, outputs, inputs = self.settings, len(self.features.outputs), len(self.features.computed)
+        if MODELS[self.model]:
+            generator = FrozenGenerator(state)
+            if (generator.inputs, generator.outputs) != (inputs + s.latent, outputs):
+                raise UsageError(f"the generator has not the {inputs} + {s.latent} inputs and {outputs} outputs that its settings say")
+            return generator
+        flow = FrozenMAF(state, activation=s.activation)
+        expected = (outputs, inputs, s.blocks, s.hidden)
         if (flow.features, flow.context, len(flow.blocks), flow.hidden) != expected:
             raise UsageError(f"the flow has not the columns, blocks and widths {expected} that its settings say")
         return flow
+
+    def _scaled(self, matrix: Matrix) -> Matrix:
+        """Feature matrix (n, d) -> what the network sees, within [-1, 1] for a generator."""
+        scaled = self.coordinates.forward(matrix)
+        return np.clip(2 * scaled - 1, -1, 1) if MODELS[self.model] else scaled
 
     # -- applying --------------------------------------------------------------------------------------------------
 
@@ -289,12 +279,17 @@ class ObjectReplacer(Transformer):
 
     def transform_matrix(self, matrix: Matrix, keys: Keys, *, seed: int | None = None, copy: int = 0) -> Matrix:
         """See `Transformer.transform_matrix`."""
-        flow, outputs = self._fitted(), len(self.features.outputs)
+        network, outputs = self._fitted(), len(self.features.outputs)
+        seed = self.seed if seed is None else seed
         known = matrix.copy()
         known[:, :outputs] = self.limits.mean(1)  # only the condition counts
         scaled = self.coordinates.forward(known)
-        noise = philox.normal(keys, outputs, seed=self.seed if seed is None else seed, stream=copy)
-        scaled[:, :outputs], _ = flow.inverse(noise, scaled[:, outputs:])
+        condition = self._scaled(known)[:, outputs:]
+        if isinstance(network, FrozenGenerator):
+            noise = philox.normal(keys, self.settings.latent, seed=seed, stream=copy)
+            scaled[:, :outputs] = (network(condition, noise) + 1) / 2
+        else:
+            scaled[:, :outputs], _ = network.inverse(philox.normal(keys, outputs, seed=seed, stream=copy), condition)
         found = self.coordinates.inverse(scaled)[:, :outputs]
         return np.clip(found, self.limits[:, 0], self.limits[:, 1])
 
@@ -319,16 +314,16 @@ class ObjectReplacer(Transformer):
             needed |= self.constants.columns(names)
         return needed | (collection_columns(self.features, names) if self.order == "pt" else set())
 
-    def _fitted(self) -> FrozenMAF:
-        if self.flow is None:
+    def _fitted(self) -> FrozenMAF | FrozenGenerator:
+        if self.network is None:
             raise UsageError("this ObjectReplacer is not fitted: call fit, or load a saved model")
-        return self.flow
+        return self.network
 
     # -- saving ----------------------------------------------------------------------------------------------------
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """See `Estimator.tensors`."""
-        return {f"flow.{name}": array for name, array in self._fitted().state.items()}
+        return {f"network.{name}": array for name, array in self._fitted().state.items()}
 
     def document(self) -> dict[str, Any]:
         """See `Estimator.document`."""
@@ -370,7 +365,7 @@ class ObjectReplacer(Transformer):
         model.coordinates = Coordinates.from_dict(features, document["coordinates"], reference="condition")
         model.limits, model.seed, model.record = np.asarray(document["limits"]), document["seed"], document["record"]
         model.transfer = None if document["transfer"] is None else Transfer(*document["transfer"])
-        model.flow = model._frozen({name.removeprefix("flow."): array for name, array in tensors.items()})
+        model.network = model._frozen({name.removeprefix("network."): array for name, array in tensors.items()})
         return model
 
 

@@ -1,18 +1,24 @@
-"""How the flow of an ObjectReplacer is fitted: the part of it that needs torch."""
+"""How the flow or the adversarial pair of an ObjectReplacer is fitted: the part of it that needs torch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hepgen.errors import InputError
+from hepgen.estimators.gan_objective import AdversarialObjective
+from hepgen.losses.adversarial import adversarial_loss
 from hepgen.networks import MAF
+from hepgen.networks.gan import DenseDiscriminator, DenseGenerator, Discriminator, Generator, gan_networks
 from hepgen.training import Batch, Objective, Plan, Sample, train
+from hepgen.training.samples import mix_seed
 
 Matrix = NDArray[np.float64]
 
@@ -59,8 +65,100 @@ def fit_flow(
     """
     torch.manual_seed(plan.seed)
     flow = MAF(outputs, scaled.shape[1] - outputs, *shape, seed=plan.seed)
-    mean_one = None if weights is None else torch.from_numpy((weights / weights.mean()).astype(np.float32))
-    sample = Sample(torch.from_numpy(scaled.astype(np.float32)), mean_one)
+    sample = _sample(scaled, weights)
     file = checkpoint / "flow.checkpoint" if checkpoint is not None else None
     record = train(ConditionalLogLoss(flow), {"signal": sample}, plan, checkpoint=file, title="flow fit", progress=progress)
     return {name: tensor.detach().numpy() for name, tensor in flow.state_dict().items()}, record.to_dict()
+
+
+class GanShape(NamedTuple):
+    """The adversarial pair; see `hepgen.networks.gan` and `AdversarialObjective`."""
+
+    kind: str
+    outputs: int
+    hidden: Sequence[int]
+    latent: int
+    dropout: float
+    label_noise: float
+    copies: int
+
+
+def fit_gan(
+    scaled: Matrix,
+    weights: Matrix | None,
+    shape: GanShape,
+    plan: Plan,
+    restarts: int,
+    *,
+    checkpoint: Path | None = None,
+    progress: bool | None = None,
+) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Fit a generator against a discriminator on rows (n, d) in [-1, 1], of which the first columns are those of the object.
+
+    An attempt fails where it stops being finite, or where its best -2 ln Lambda is above that of objects whose columns are those of the
+    sample, each by itself. It is then made again from another seed, at most `restarts` times; the best attempt is kept.
+
+    Returns
+    -------
+    state, record
+        The generator's weights by name; the training record of the best attempt, and what came of every attempt.
+
+    Raises
+    ------
+    InputError
+        All attempts failed.
+    """
+    sample, inputs = _sample(scaled, weights), scaled.shape[1] - shape.outputs
+    best: tuple[float, dict[str, NDArray[Any]], dict[str, Any]] | None = None
+    attempts: list[dict[str, Any]] = []
+    for attempt in range(restarts + 1):
+        seed = plan.seed if attempt == 0 else mix_seed(plan.seed, 7, attempt)
+        objective = AdversarialObjective(
+            *_pair(shape, inputs, seed), adversarial_loss("gan", label_noise=shape.label_noise), sample, copies=shape.copies
+        )
+        alone = _columns_alone(objective, sample, plan)
+        file = checkpoint / f"gan-{attempt}.checkpoint" if checkpoint is not None else None
+        title = "gan fit" + (f", attempt {attempt + 1}" if attempt else "")
+        try:
+            record = train(objective, {"signal": sample}, replace(plan, seed=seed), checkpoint=file, title=title, progress=progress)
+        except InputError as error:
+            attempts.append({"seed": seed, "failed": str(error)})
+            continue
+        attempts.append({"seed": seed, "best_valid": record.best_valid, "columns_alone": alone})
+        if best is None or record.best_valid < best[0]:
+            state = {name: tensor.detach().numpy().copy() for name, tensor in objective.generator.state_dict().items()}
+            best = record.best_valid, state, {**objective.about(), **record.to_dict()}
+        if record.best_valid < alone:
+            return best[1], {**best[2], "attempts": attempts}
+    said = "; ".join(
+        found.get("failed") or f"-2 ln Lambda {found['best_valid']:.2f}, columns by themselves {found['columns_alone']:.2f}"
+        for found in attempts
+    )
+    raise InputError(f"all {restarts + 1} adversarial fits failed ({said}): give more epochs or another optimizer, or take model='maf'")
+
+
+def _pair(shape: GanShape, inputs: int, seed: int) -> tuple[Generator, Discriminator]:
+    if shape.kind == "convolutional":
+        return gan_networks(shape.kind, inputs, shape.outputs, shape.latent, dropout=shape.dropout, seed=seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        generator = DenseGenerator(inputs, shape.outputs, shape.latent, shape.hidden)
+        return generator, DenseDiscriminator(inputs + shape.outputs, shape.dropout, (*shape.hidden, shape.hidden[-1]))
+
+
+def _columns_alone(objective: AdversarialObjective, sample: Sample, plan: Plan) -> float:
+    """-2 ln Lambda per event of objects that are right in every column and know of nothing else, measured as the fit is."""
+    numbers = torch.Generator().manual_seed(plan.seed)
+    held = max(round(plan.validation * len(sample)), 1)
+    reference = sample.take(torch.randperm(len(sample), generator=numbers)[:held])
+    copies = [
+        torch.stack([column[torch.randperm(len(sample), generator=numbers)[:held]] for column in sample.values.T], dim=1)
+        for _ in range(objective.copies)
+    ]
+    return objective.score(reference, copies)
+
+
+def _sample(scaled: Matrix, weights: Matrix | None) -> Sample:
+    """Rows and signed weights, brought to a mean of one, for the training loop."""
+    mean_one = None if weights is None else torch.from_numpy((weights / weights.mean()).astype(np.float32))
+    return Sample(torch.from_numpy(scaled.astype(np.float32)), mean_one)

@@ -134,7 +134,7 @@ def test_constants_and_order(fitted: hepgen.ObjectReplacer) -> None:
     keys = numbers(control)
     plain = fitted.transform(control, identity=keys)
     model = replacer(constants={"photon[fake].charge": 1}, order="pt")
-    for name in ("flow", "coordinates", "limits"):
+    for name in ("network", "coordinates", "limits"):
         setattr(model, name, getattr(fitted, name))
     model.seed = fitted.seed
     for events in (
@@ -160,7 +160,7 @@ def test_every_kind_of_array(fitted: hepgen.ObjectReplacer, kind: str, copies: i
     control = region(60, 8, signal=False)
     control = ak.with_field(control, np.ones(60, np.uint32), "luminosityBlock")
     model = replacer(order="pt") if copies is None else replacer()
-    for name in ("flow", "coordinates", "limits", "transfer"):
+    for name in ("network", "coordinates", "limits", "transfer"):
         setattr(model, name, getattr(fitted, name))
     wanted = model.transform(control, copies=copies)
     if kind == "virtual":
@@ -266,7 +266,7 @@ def test_nanoaod_branches_that_are_not_generated_stay_bit_for_bit(shared_data: P
     model = hepgen.ObjectReplacer(names, ["MET.pt"], picks=picks, schema="nanoaod", blocks=1, hidden=(8,))
     made = ak.with_field(made, ak.zip({"pt": rng.exponential(20, 400)}), "MET")
     model.fit(made, epochs=1, batch_size=100, progress=False)
-    done = apply_file(model, source, tmp_path / "out.root", progress=False)
+    done = apply_file(model, source, tmp_path / "out.root", file_format="rntuple", progress=False)
     before, after = (read(path, schema="flat") for path in (source, tmp_path / "out.root"))
     changed = {"Electron_pt", "Electron_eta", "Electron_phi"}
     assert set(after.fields) >= set(before.fields) - {"nElectron"}
@@ -318,3 +318,60 @@ def test_without_a_condition_the_object_follows_its_marginals() -> None:
     found, wanted = the_fake(model.transform(control, identity=numbers(control))), the_fake(signal)
     assert float(ak.mean(found.pt)) == pytest.approx(float(ak.mean(wanted.pt)), rel=0.03)
     assert json.dumps(model.document())
+
+
+@pytest.fixture(scope="module")
+def adversarial() -> hepgen.ObjectReplacer:
+    with threads(1):
+        model = replacer(model="gan-dense", hidden=(64, 64), latent=8, copies=3)
+        return model.fit(region(12_000, 1, signal=True), epochs=25, batch_size=256, progress=False)
+
+
+def test_an_adversarial_pair_in_place_of_the_flow(adversarial: hepgen.ObjectReplacer, tmp_path: Path) -> None:
+    signal, control = region(6000, 3, signal=True), region(6000, 4, signal=False)
+    new = adversarial.transform(control, identity=numbers(control))
+    wanted, before, found = the_fake(signal), the_fake(control), the_fake(new)
+    assert float(ak.min(found.score)) >= CUT
+    spread = float(ak.std(wanted.pt))
+    assert (
+        abs(float(ak.mean(found.pt)) - float(ak.mean(wanted.pt))) < 0.3 * spread < 0.3 * abs(float(ak.mean(before.pt) - ak.mean(wanted.pt)))
+    )
+    assert float(ak.std(found.eta)) == pytest.approx(float(ak.std(wanted.eta)), rel=0.3)
+    assert np.corrcoef(ak.to_numpy(found.pt), ak.to_numpy(new[ak.num(new.photon) == 2].njet))[0, 1] > 0.15
+    (attempt,) = adversarial.record["attempts"]
+    assert attempt["best_valid"] < attempt["columns_alone"]
+    again = hepgen.load(adversarial.save(tmp_path / "gan.hepgen"))
+    for rows in (slice(0, 300), slice(7, 9)):
+        chunk = control[rows]
+        assert ak.array_equal(again.transform(chunk, identity=numbers(chunk)), new[rows]), "whatever the chunk"
+
+
+def test_adversarial_fits_that_fail_start_again_and_say_so() -> None:
+    model = replacer(model="gan-dense", hidden=(8,), restarts=1, copies=2)
+    with pytest.raises(
+        InputError, match=r"all 2 adversarial fits failed \(-2 ln Lambda .*; -2 ln Lambda .*\): give more epochs or .*model='maf'"
+    ):
+        model.fit(region(8000, 1, signal=True), epochs=1, batch_size=2000, learning_rate=(1e-9, 0.0), progress=False)
+
+
+@pytest.mark.parametrize("kind", ["convolutional", "dense"])
+def test_a_frozen_generator_is_its_network(kind: str) -> None:
+    import torch
+
+    from hepgen.networks.frozen_gan import FrozenGenerator
+    from hepgen.networks.gan import gan_networks
+
+    network, _ = gan_networks(kind, 3, 2, 5)
+    frozen = FrozenGenerator({name: tensor.numpy() for name, tensor in network.state_dict().items()})
+    rng = np.random.default_rng(1)
+    condition, latent = rng.normal(size=(700, 3)), rng.normal(size=(700, 5))
+    found = frozen(condition, latent)
+    with torch.no_grad():
+        wanted = network(torch.from_numpy(condition).float(), torch.from_numpy(latent).float()).numpy()
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    assert np.array_equal(frozen(condition[300:303], latent[300:303]), found[300:303])
+    assert (frozen.inputs, frozen.outputs) == (8, 2)
+    with pytest.raises(UsageError, match="takes 8 columns of condition and latent, not 7"):
+        frozen(condition[:, :2], latent)
+    with pytest.raises(UsageError, match="are not those of a generator"):
+        FrozenGenerator({"first.weight": np.ones((2, 2), np.float32)})

@@ -84,8 +84,9 @@ def test_replaced_events_are_scaled_to_the_signal_region(flow: Path) -> None:
 
 
 def test_the_transfer_factor_of_the_model_is_taken(flow: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hepgen.estimators.object_replacer import Transfer
     from hepgen_coffea import ReplaceProcessor
+
+    from hepgen.estimators.object_replacer import Transfer
 
     processor = ReplaceProcessor(flow, {"x": ("x", AXIS)}, copies=1, weight=False)
     array = of(events(N, 3), "control")
