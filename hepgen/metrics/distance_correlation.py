@@ -138,7 +138,8 @@ def correlation_chi(
 
         chi = mean over i < j of abs(d_ij^A - d_ij^B) / sigma_ij,        sigma_ij^2 = var(d_ij^A) + var(d_ij^B)
 
-    with the variances of `distance_correlation_error`. Samples of one distribution give about sqrt(2 / pi) = 0.8.
+    with the variances of `distance_correlation_error`. Samples of one distribution give sqrt(2 / pi) = 0.8 on average over pairs that
+    depend on each other, and 0.67 over independent ones, whose errors are on the safe side.
 
     Parameters
     ----------
