@@ -76,7 +76,7 @@ def make(
     Returns
     -------
     list of Path
-        One ROOT file for each sample and the provenance: ``sim.root``, ``data.root``, ``<name>.json``.
+        One ROOT file for each sample and the provenance: ``sim.root``, ``data.root`` (``sr.root``, ``cr.root``), ``<name>.json``.
 
     Raises
     ------
@@ -85,7 +85,7 @@ def make(
     OutputError
         Where a file exists or the folder cannot be written; nothing is left under the final names.
     MissingDependency
-        Where Pythia, or fastjet for "jets", is not installed.
+        Where Pythia, or fastjet for "jets" and "gamma_jet", is not installed.
     """
     recipe = importlib.import_module(_RECIPES[_known(name)])
     production = importlib.import_module("hepgen.samples.production")
