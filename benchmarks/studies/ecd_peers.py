@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import ecd_jets
@@ -54,10 +55,11 @@ def histogram(sim: Floats, data: Floats) -> Predict:
     return lambda x: ratio[cell(x).astype(np.int64)]
 
 
-PEERS: dict[str, Method] = {
-    "hep_ml GBReweighter": gb_reweighter,
-    "scikit-learn HistGradientBoosting": boosted_classifier,
-    "histogram": histogram,
+#: By name: the package, and how to fit.
+PEERS: dict[str, tuple[str, Method]] = {
+    "hep_ml GBReweighter": ("hep_ml", gb_reweighter),
+    "scikit-learn HistGradientBoosting": ("sklearn", boosted_classifier),
+    "histogram": ("sklearn", histogram),
 }
 
 
@@ -86,9 +88,11 @@ def on_jets(made: Surrogates, method: Method) -> Result:
 def run(store: Store, name: str, identity: Result, measure: Callable[[Method], Result] | None) -> dict[str, Result]:
     """Every peer on one sample; one that is not installed is left out."""
     results = {}
-    for peer, method in PEERS.items():
+    for peer, (package, method) in PEERS.items():
 
-        def compute(_: Path, method: Method = method) -> Result:
+        def compute(_: Path, package: str = package, method: Method = method) -> Result:
+            if find_spec(package) is None:
+                raise ImportError(f"{package} is not installed")
             if measure is None:
                 raise SystemExit(f"the {name} sample is needed: give --{name} DIR, or leave peers out of --only")
             return measure(method)

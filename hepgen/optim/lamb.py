@@ -110,18 +110,18 @@ class LAMB(torch.optim.Optimizer):
         torch._foreach_lerp_(means, grads, 1 - beta1)
         torch._foreach_mul_(squares, beta2)
         torch._foreach_addcmul_(squares, grads, grads, 1 - beta2)
-        # u = m / c1 / (sqrt(v) / sqrt(c2) + eps) + weight_decay theta
+        # u = m / c1 / (sqrt(v / c2) + eps) = sqrt(c2) / c1 m / (sqrt(v) + eps sqrt(c2)), and weight_decay theta
+        first = [1 - beta1 ** state["step"] for state in states]
+        second = [math.sqrt(1 - beta2 ** state["step"]) for state in states]
         spreads = torch._foreach_sqrt(squares)
-        torch._foreach_div_(spreads, [math.sqrt(1 - beta2 ** state["step"]) for state in states])
-        torch._foreach_add_(spreads, group["eps"])
-        steps = torch._foreach_div(means, [1 - beta1 ** state["step"] for state in states])
-        torch._foreach_div_(steps, spreads)
+        torch._foreach_add_(spreads, [group["eps"] * root for root in second])
+        steps = torch._foreach_div(means, spreads)
+        torch._foreach_mul_(steps, [root / one for root, one in zip(second, first, strict=True)])
         if group["weight_decay"]:
             torch._foreach_add_(steps, params, alpha=group["weight_decay"])
         sizes, lengths = torch.stack(torch._foreach_norm(params)), torch.stack(torch._foreach_norm(steps))
         ratios = torch.where((sizes > 0) & (lengths > 0), sizes.clamp(*group["bounds"]) / lengths, torch.ones_like(sizes))
-        torch._foreach_mul_(steps, list(ratios.unbind()))
-        torch._foreach_add_(params, steps, alpha=-float(group["lr"]))
+        torch._foreach_addcmul_(params, steps, list(ratios.unbind()), value=-float(group["lr"]))
 
     def _state_of(self, p: Tensor) -> dict[str, Any]:
         state: dict[str, Any] = self.state[p]
