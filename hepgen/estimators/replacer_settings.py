@@ -83,7 +83,8 @@ def new_plan(
         size,
         learning_rate or GAN_RATES,
         optimizer=optimizer,
-        options={"betas": (0.5, 0.999)} if optimizer == "adam" else {},  # of Radford et al. 2015, against oscillations
+        # as Radford et al. 2015: with the momentum of 0.9 a generator soon stands in a corner of the box, where tanh has no slope left
+        options={} if optimizer == "sgd" else {"betas": (0.5, 0.999)},
         clip_norm=None,
         schedule="cosine",
         validate_every=s.validate_every,
