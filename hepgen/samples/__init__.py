@@ -1,8 +1,8 @@
-"""Stand-in samples made with Pythia 8, the small ones that ship with the package, and readers of the originals.
+"""Stand-in samples, made with Pythia 8 or exact, the small ones that ship with the package, and readers of the originals.
 
 ``make("diphoton", 100_000, 1, "out")`` writes ``out/sim.root``, ``out/data.root`` and ``out/diphoton.json``; ``packaged("diphoton")``
-names files that need neither Pythia nor a network; ``read_aleph`` and ``read_jets`` give the arrays that were published with the thrust
-and the jets study the columns of ours. `docs/samples.md` says what is generated and why.
+names files that need neither Pythia nor a network; ``read_aleph``, ``read_jets`` and ``read_ttb`` give what was published with the thrust,
+the jets and the tt study the columns of ours. `docs/samples.md` says what is generated and why.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from hepgen.errors import InputError, UsageError
 if TYPE_CHECKING:
     from hepgen.samples.originals import read_aleph as read_aleph
     from hepgen.samples.originals import read_jets as read_jets
+    from hepgen.samples.originals import read_ttb as read_ttb
 
-_RECIPES = {name: f"hepgen.samples.{name}" for name in ("diphoton", "gamma_jet", "jets", "thrust")}
+_RECIPES = {name: f"hepgen.samples.{name}" for name in ("diphoton", "gamma_jet", "jets", "thrust", "ttbar", "two_body", "z_ll")}
 _PACKAGED = {
     "diphoton": {"sim": "diphoton_sim.root", "data": "diphoton_data.root", "sim_independent": "diphoton_sim_independent.root"},
 }
 
-_LAZY = {"read_aleph": "hepgen.samples.originals", "read_jets": "hepgen.samples.originals"}
+_LAZY = dict.fromkeys(("read_aleph", "read_jets", "read_ttb"), "hepgen.samples.originals")
 
-__all__ = ["make", "names", "packaged", "read_aleph", "read_jets"]
+__all__ = ["make", "names", "packaged", "read_aleph", "read_jets", "read_ttb"]
 
 
 def __getattr__(name: str) -> Any:
@@ -58,7 +59,7 @@ def make(
     processes: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Path]:
-    """Make a sample with Pythia 8 and write it as ROOT files with its provenance.
+    """Make a sample, with Pythia 8 unless it is "two_body", and write it as ROOT files with its provenance.
 
     Events are generated in blocks of 5000 that have seeds of their own: they depend on `seed` alone, not on `processes`, and a longer
     production starts with the events of a shorter one.
@@ -76,7 +77,8 @@ def make(
     Returns
     -------
     list of Path
-        One ROOT file for each sample and the provenance: ``sim.root``, ``data.root`` (``sr.root``, ``cr.root``), ``<name>.json``.
+        One ROOT file for each sample and the provenance: ``sim.root``, ``data.root`` (``sr.root``, ``cr.root``; ``events.root`` alone),
+        ``<name>.json``.
 
     Raises
     ------
@@ -85,7 +87,7 @@ def make(
     OutputError
         Where a file exists or the folder cannot be written; nothing is left under the final names.
     MissingDependency
-        Where Pythia, or fastjet for "jets" and "gamma_jet", is not installed.
+        Where Pythia, or fastjet for "jets", "gamma_jet" and "ttbar", is not installed; "two_body" needs neither.
     """
     recipe = importlib.import_module(_RECIPES[_known(name)])
     production = importlib.import_module("hepgen.samples.production")

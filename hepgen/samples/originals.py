@@ -1,7 +1,8 @@
-"""The arrays published with the thrust study (ALEPH) and the jets study (flow surrogates), with the columns of our stand-ins."""
+"""What was published with the thrust study (ALEPH), the jets study (flow surrogates) and the tt study, with our stand-ins' columns."""
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,10 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hepgen.errors import InputError
-from hepgen.samples import jets, thrust
+from hepgen.samples import jets, thrust, ttbar
+from hepgen.samples.nano import numbered
 
 JET_COLUMNS = ("jet_m", "jet_mult", "jet_width", "jet_ln_rho", "jet_tau21", "jet_pt")
 _TEST_RUN = 3
+TTB_COLUMNS = ("MET", "MET phi", *(f"{name} {x}" for name in ("j1", "j2", "j3", "j4", "l1", "l2") for x in ("E", "pT", "eta", "phi")))
+_MIN_JET_PT_MEV = 1000.0
 
 Floats = NDArray[np.float64]
 
@@ -108,6 +112,39 @@ def read_jets(folder: str | Path) -> JetSurrogates:
     return JetSurrogates(sim, data, _events(_TEST_RUN, _jet_columns(test)), test_is_data, log_ratio)
 
 
+def read_ttb(path: str | Path) -> ak.Array:
+    """Read ``ttb.csv`` of paper D (Zenodo record 3560661), or a part of it, in the layout of the sample "ttbar".
+
+    Parameters
+    ----------
+    path : the file, also compressed (.gz): a line an event of 26 numbers with spaces between and after them, in MeV. The order is that of
+        the published evaluation: MET, MET phi, then E, pT, eta, phi of four jets and two leptons; four zeros stand for an object that
+        is absent. Numbers past the 26th are left out, as the authors do.
+
+    Returns
+    -------
+    ak.Array
+        The branches of the tree ``Events`` as in `docs/samples.md`, GeV: run (2), luminosityBlock (1), event (the line, from 1),
+        genWeight (1), MET, jets and leptons in the order of the file. An absent lepton is not listed.
+
+    Raises
+    ------
+    InputError
+        Where the file is missing or is no such table, holds a NaN, or an object that cannot be one: the order or the unit is another.
+    """
+    file = Path(path)
+    table = _table(file, len(TTB_COLUMNS))
+    objects = table[:, 2:].reshape(len(table), ttbar.JETS + ttbar.MAX_LEPTONS, len(ttbar.COORDINATES))
+    present = (objects != 0).any(axis=2)
+    _check_objects(file, table, objects, present)
+    gev = objects * np.array([1e-3, 1e-3, 1.0, 1.0])
+    where = slice(None, ttbar.JETS), slice(ttbar.JETS, None)
+    jet_list, lepton_list = (gev[:, part][present[:, part]] for part in where)
+    jet_counts, lepton_counts = (present[:, part].sum(axis=1) for part in where)
+    events = ttbar.branches(table[:, :2] * np.array([1e-3, 1.0]), jet_list, jet_counts, lepton_list, lepton_counts)
+    return numbered(events, ttbar.ORIGINAL_RUN, 1, 1)
+
+
 def _folder(folder: str | Path) -> Path:
     here = Path(folder)
     if not here.is_dir():
@@ -126,6 +163,39 @@ def _array(path: Path) -> NDArray[Any]:
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub":
         raise InputError(f"{path} is no array of numbers: save it by numpy.save")
     return array
+
+
+def _table(path: Path, width: int) -> Floats:
+    """Read the first `width` columns of a text file of numbers, of which one more is left out."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "loadtxt: input contained no data")
+            table = np.loadtxt(path, comments=None, ndmin=2)
+    except FileNotFoundError as error:
+        raise InputError(f"there is no file {path}: give the path of ttb.csv") from error
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path} cannot be read as lines of {width} numbers with spaces between them: {error}") from error
+    if not len(table):
+        raise InputError(f"{path} holds no events: give the path of ttb.csv")
+    if table.shape[1] not in (width, width + 1):
+        raise InputError(f"{path} has {table.shape[1]} numbers in each line: it must have {width}, {', '.join(TTB_COLUMNS[:6])}, ...")
+    return np.asarray(table[:, :width], dtype=np.float64)
+
+
+def _check_objects(path: Path, table: Floats, objects: Floats, present: NDArray[np.bool_]) -> None:
+    """Refuse events that no order and unit but others than those of ttb.csv explain."""
+    energy, pt, _, phi = np.moveaxis(objects, 2, 0)
+    # 3.2 and 0.999 leave room for rounding
+    wrong = (pt <= 0) | (energy < 0.999 * pt) | (np.abs(phi) > 3.2)
+    bad = ~np.isfinite(table).all(axis=1) | (table[:, 0] < 0) | (np.abs(table[:, 1]) > 3.2) | (wrong & present).any(axis=1)
+    if bad.any():
+        order = "MET, MET phi, then E, pT, eta, phi of four jets and two leptons"
+        raise InputError(f"line {1 + int(np.argmax(bad))} of {path} is no event: its numbers must be finite, in the order {order}")
+    small = present[:, : ttbar.JETS] & (pt[:, : ttbar.JETS] < _MIN_JET_PT_MEV)
+    if small.any():
+        raise InputError(
+            f"line {1 + int(np.argmax(small.any(axis=1)))} of {path} has a jet with pT below {_MIN_JET_PT_MEV:g}: it must be in MeV"
+        )
 
 
 def _column(path: Path) -> Floats:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import awkward as ak
@@ -10,7 +11,7 @@ import pytest
 
 from hepgen import events
 from hepgen.errors import InputError
-from hepgen.samples import originals, read_aleph, read_jets
+from hepgen.samples import originals, read_aleph, read_jets, read_ttb
 
 Arrays = dict[str, np.ndarray]
 
@@ -30,6 +31,18 @@ JETS: Arrays = {
     "y_tst": np.array([1.0, 0.0, 1.0], dtype=np.float32),
     "lr_tst": np.array([1.0, np.e, 0.0]),
 }
+# MET, MET phi; E, pT, eta, phi of four jets and two leptons, in MeV
+ONE_LEPTON = """54321.5 -1.25
+ 200000 100000 1.3 3.0  110000 80000 -0.8 -1.5  60000 50000.5 0.6 0.25  41000 40000 0.1 2.0
+ 65000 60000 -0.4 1.0  0 0 0 0"""
+TWO_LEPTONS = """12000 3.1
+ 130000 120000 -0.4 0.0  95000 90000 0.3 1.5  71000 70000 0.1 -2.0  22000 21000 -0.2 -3.0
+ 31000 30000 0.2 2.5  46000 45000 -0.2 -0.5"""
+
+
+def lines(*events: str, end: str = " ") -> str:
+    """Lines as in ttb.csv: a space after each number, the last one too."""
+    return "".join(" ".join(event.split()) + end + "\n" for event in events)
 
 
 def written(folder: Path, arrays: Arrays, **changed: np.ndarray | None) -> Path:
@@ -154,3 +167,93 @@ def test_they_are_written_and_read_as_files_of_a_study(tmp_path: Path) -> None:
     assert again.fields == sim.fields
     for name in sim.fields:
         assert ak.array_equal(again[name], sim[name], dtype_exact=True)
+
+
+def ttb(folder: Path, text: str) -> Path:
+    path = folder / "ttb.csv"
+    path.write_text(text)
+    return path
+
+
+def test_ttb(tmp_path: Path) -> None:
+    found = read_ttb(ttb(tmp_path, lines(ONE_LEPTON, TWO_LEPTONS)))
+    assert found.event.tolist() == [1, 2]
+    assert found.genWeight.tolist() == [1, 1]
+    assert found.MET_pt.tolist() == np.float32([54.3215, 12]).tolist()
+    assert found.MET_phi.tolist() == np.float32([-1.25, 3.1]).tolist()
+    assert found.nJet.tolist() == [4, 4]
+    assert found.Jet_E[0].tolist() == [200, 110, 60, 41]
+    assert found.Jet_pt.tolist() == np.float32([[100, 80, 50.0005, 40], [120, 90, 70, 21]]).tolist()
+    assert found.Jet_eta[1].tolist() == np.float32([-0.4, 0.3, 0.1, -0.2]).tolist()
+    assert found.Jet_phi[0].tolist() == np.float32([3.0, -1.5, 0.25, 2.0]).tolist()
+    assert found.nLepton.tolist() == [1, 2]
+    # in the order of the file
+    assert found.Lepton_pt.tolist() == [[60], [30, 45]]
+    assert found.Lepton_E.tolist() == [[65], [31, 46]]
+    assert ak.flatten(found.Lepton_eta).tolist() == np.float32([-0.4, 0.2, -0.2]).tolist()
+    assert ak.flatten(found.Lepton_phi).tolist() == [1, 2.5, -0.5]
+
+
+def test_ttb_has_the_branches_and_types_of_the_stand_in(tmp_path: Path) -> None:
+    pytest.importorskip("pythia8mc", reason="Pythia 8 is not installed")
+    pytest.importorskip("fastjet", reason="fastjet is not installed")
+    from hepgen.samples import ttbar
+
+    ours, _ = ttbar.generate_block("events", 1, 0, 3)
+    found = read_ttb(ttb(tmp_path, lines(ONE_LEPTON)))
+    assert found.type.content == ours.type.content
+    assert found.run[0] != ours.run[0]
+
+
+@pytest.mark.parametrize("end", ["", " ", " 0 ", " 17"])
+def test_ttb_may_have_a_trailing_column_and_be_compressed(tmp_path: Path, end: str) -> None:
+    wanted = read_ttb(ttb(tmp_path, lines(ONE_LEPTON, TWO_LEPTONS)))
+    path = tmp_path / "part.csv.gz"
+    path.write_bytes(gzip.compress(lines(ONE_LEPTON, TWO_LEPTONS, end=end).encode()))
+    assert ak.array_equal(read_ttb(path), wanted, dtype_exact=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"ttb\.csv holds no events: give the path of ttb\.csv"),
+        (lines("1 2 3", "4 5 6"), r"ttb\.csv has 3 numbers in each line: it must have 26, MET, MET phi, j1 E, j1 pT, "),
+        (lines(ONE_LEPTON, "1 2 3"), r"ttb\.csv cannot be read as lines of 26 numbers with spaces between them: .*row 2"),
+        (lines(ONE_LEPTON).replace(" ", ","), r"ttb\.csv cannot be read as lines of 26 numbers with spaces between them"),
+        (
+            lines(TWO_LEPTONS, ONE_LEPTON.replace("54321.5", "nan")),
+            r"line 2 of .*ttb\.csv is no event: its numbers must be finite, in the order MET",
+        ),
+        # pT before E, and the missing momentum at the end
+        (lines(TWO_LEPTONS.replace("130000 120000", "120000 130000")), r"line 1 of .*ttb\.csv is no event"),
+        (lines(" ".join([*ONE_LEPTON.split()[2:], "54321.5", "-1.25"])), r"line 1 of .*ttb\.csv is no event"),
+        (lines(ONE_LEPTON.replace("41000 40000", "41 40")), r"line 1 of .*ttb\.csv has a jet with pT below 1000: it must be in MeV"),
+    ],
+)
+def test_ttb_that_does_not_fit_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_ttb(ttb(tmp_path, text))
+
+
+def test_ttb_that_is_not_there_or_no_text(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"there is no file .*gone\.csv: give the path of ttb\.csv"):
+        read_ttb(tmp_path / "gone.csv")
+    path = tmp_path / "ttb.csv"
+    path.write_bytes(bytes(range(128, 256)) * 9)
+    with pytest.raises(InputError, match=r"ttb\.csv cannot be read as lines of 26 numbers"):
+        read_ttb(path)
+    with pytest.raises(InputError, match=r"cannot be read as lines of 26 numbers"):
+        read_ttb(tmp_path)
+    path = tmp_path / "cut.csv.gz"
+    path.write_bytes(gzip.compress(lines(*[ONE_LEPTON] * 50).encode())[:-20])
+    with pytest.raises(InputError, match=r"cut\.csv\.gz cannot be read as lines of 26 numbers"):
+        read_ttb(path)
+
+
+def test_ttb_is_written_and_read_as_a_file_of_a_study(tmp_path: Path) -> None:
+    found = read_ttb(ttb(tmp_path, lines(ONE_LEPTON, TWO_LEPTONS)))
+    again = events.read(events.write(tmp_path / "ttb.root", found, tree="Events"))
+    assert again.attrs["schema"] == "nanoaod"
+    assert again.Jet.pt.tolist() == found.Jet_pt.tolist()
+    assert again.MET.phi.tolist() == found.MET_phi.tolist()
+    assert again.Lepton.E.tolist() == found.Lepton_E.tolist()

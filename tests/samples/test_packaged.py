@@ -40,7 +40,7 @@ def selected(events: ak.Array) -> np.ndarray:
 
 
 def test_names_and_paths() -> None:
-    assert samples.names() == ("diphoton", "gamma_jet", "jets", "thrust")
+    assert samples.names() == ("diphoton", "gamma_jet", "jets", "thrust", "ttbar", "two_body", "z_ll")
     assert list(PATHS) == ["sim", "data", "sim_independent"]
     with pytest.raises(UsageError, match="there is no sample 'dijet'; choose one of: diphoton"):
         samples.packaged("dijet")
