@@ -18,7 +18,8 @@ from hepgen.estimators.base import Invalid, Keys, Matrix
 from hepgen.estimators.coordinates import Coordinates
 from hepgen.estimators.fit_rows import rows_to_fit
 from hepgen.estimators.object_order import collection_columns, sort_by_pt
-from hepgen.estimators.replacer_settings import MODELS, ReplacerSettings, Transfer, new_plan, uniform_quantiles
+from hepgen.estimators.replacer_settings import MODELS, ReplacerSettings, new_plan, uniform_quantiles
+from hepgen.estimators.transfer import ConditionTransfer, Transfer, transfer_factor
 from hepgen.estimators.transformer import Transformer, run_on
 from hepgen.events import Features, Pick, Selection
 from hepgen.events.layouts import has_data
@@ -74,6 +75,8 @@ class ObjectReplacer(Transformer):
     network : FrozenMAF, FrozenGenerator or None
     transfer : Transfer or None
         Sum of weights of the signal region over that of the control region, in simulation, with the error from both sums.
+    condition_transfer : ConditionTransfer or None
+        The same as a function of the condition, where ``transfer_networks`` says so; its mean is the factor.
     limits : (outputs, 2)
         Smallest and largest value of every generated column in the events of the fit: a generated object stays within, and so passes the
         cuts that those pass.
@@ -106,6 +109,8 @@ class ObjectReplacer(Transformer):
         self.features = Features(generate, computed=condition)
         if not self.features.outputs:
             raise UsageError("ObjectReplacer needs at least one column to generate")
+        if self.settings.transfer_networks and not self.features.computed:
+            raise UsageError("transfer_networks learn from the condition, and there is none: give condition=, or leave them out")
         self.constants = Features(constants) if constants else None
         self.constant_values = [float(value) for value in (constants or {}).values()]
         needed = self.features.picked | (self.constants.picked if self.constants is not None else set())
@@ -116,6 +121,7 @@ class ObjectReplacer(Transformer):
         self.coordinates = Coordinates(self.features, scaler, relative_angles=self.settings.relative_angles, reference="condition")
         self.network: FrozenMAF | FrozenGenerator | None = None
         self.transfer: Transfer | None = None
+        self.condition_transfer: ConditionTransfer | None = None
         self.limits: Matrix = np.empty((0, 2))
         self.record: dict[str, Any] = {}
         self.seed = 1
@@ -151,7 +157,8 @@ class ObjectReplacer(Transformer):
         weights
             Signed event weights (n,), or None for one each.
         control_region, control_weights
-            Simulated events of the control region from the same luminosity, for the transfer factor.
+            Simulated events of the control region from the same luminosity, for the transfer factor; and for the transfer by condition,
+            where there are ``transfer_networks``.
         epochs, batch_size
             At most so many passes (60; 200 of an adversarial fit), and events per step (1024).
         seed
@@ -175,14 +182,14 @@ class ObjectReplacer(Transformer):
         """
         self.changed()
         matrix, own = self._rows(signal_region, weights, "signal_region")
-        self.transfer = None
+        folder = Path(checkpoint) if checkpoint is not None else None
+        self.transfer = self.condition_transfer = None
         if control_region is not None:
-            self.transfer = self._transfer(own, len(matrix), control_region, control_weights)
+            self._fit_transfer((matrix, own), control_region, control_weights, seed, folder, progress)
         self.coordinates.fit(matrix, own)
         self.limits = np.stack([matrix.min(0), matrix.max(0)], axis=1)[: len(self.features.outputs)]
         self.seed = seed
         scaled = self._scaled(matrix)
-        folder = Path(checkpoint) if checkpoint is not None else None
         fit = self._fit_gan if MODELS[self.model] else self._fit_flow
         plan = new_plan(self.model, self.settings, epochs, batch_size, seed, learning_rate, patience)
         state, record = fit(scaled, own, plan, folder, progress)
@@ -194,22 +201,32 @@ class ObjectReplacer(Transformer):
         records = self.as_records(events)
         return rows_to_fit(self.features.bind(find_picks(self.fit_picks, records)), records, weights, name, self.selection)
 
-    def _transfer(self, own: Matrix | None, events: int, control_region: Any, control_weights: ArrayLike | None) -> Transfer:
-        # of the control region only the objects count, not whether a column is constant
+    def _fit_transfer(
+        self,
+        signal: tuple[Matrix, Matrix | None],
+        control_region: Any,
+        control_weights: ArrayLike | None,
+        seed: int,
+        folder: Path | None,
+        progress: bool | None,
+    ) -> None:
+        # of the control region only objects and condition count, not whether a generated column is constant
         records = self.as_records(control_region)
-        features = self.features.bind(find_picks(self.picks, records))
-        mask = features.extract(records).mask
-        if self.selection is not None:
-            mask &= np.asarray(self.selection.mask(records))
+        matrix, mask = self.features_of(records).to_matrix(records)
         given = np.ones(len(mask)) if control_weights is None else np.asarray(control_weights, dtype=np.float64)
         if given.shape != mask.shape:
             raise InputError(f"control_weights has shape {given.shape}, and there are {len(mask)} events: give one weight per event")
-        signal, control = np.ones(events) if own is None else own, given[mask]
-        if not (control.sum() > 0 and signal.sum() > 0):
-            raise InputError("the weights of a region sum to nothing: there is no transfer factor")
-        factor = signal.sum() / control.sum()
-        relative = np.hypot(*(np.sqrt((w**2).sum()) / w.sum() for w in (signal, control)))
-        return Transfer(float(factor), float(factor * relative))
+        weights = given[mask]
+        if self.selection is not None:
+            passed = np.asarray(self.selection.mask(records))[mask]
+            matrix, weights = matrix[passed], weights[passed]
+        events, own = signal
+        self.transfer = transfer_factor(np.ones(len(events)) if own is None else own, weights)
+        if self.settings.transfer_networks:
+            first = len(self.features.outputs)
+            transfer = ConditionTransfer(self.features.computed, self.features.periodic[first:], self.settings.transfer_networks)
+            regions = (matrix[:, first:], weights), (events[:, first:], own)
+            self.condition_transfer = transfer.fit(*regions, seed=seed, checkpoint=folder, progress=progress)
 
     def _fit_flow(
         self, scaled: Matrix, weights: Matrix | None, plan: Plan, folder: Path | None, progress: bool | None
@@ -258,8 +275,7 @@ class ObjectReplacer(Transformer):
             Of the control region; see `Transformer.transform`. An event without the objects passes through untouched.
         copies
             Give so many copies of all events one after the other, each with an object of its own, and the field ``hepgen_weight``:
-            the transfer factor (1 where the fit had no control region) over `copies`, and 0 for an event that was not changed. Their
-            own weights are not in it.
+            `transfer_weights` over `copies`. Their own weights are not in it.
         identity, options
             See `Transformer.transform`; `seed`, `copy`, `invalid` and `raw`.
         """
@@ -270,6 +286,37 @@ class ObjectReplacer(Transformer):
         if "copy" in options:
             raise UsageError("copies= makes copies 0, 1, ... itself: leave copy= out")
         return run_on(partial(_copies, self, copies, options), events, identity)
+
+    def transfer_weights(self, events: Any, *, invalid: Invalid = "raise") -> tuple[Matrix, Matrix]:
+        """Events of the signal region that every event of the control region stands for, and the error of that.
+
+        Parameters
+        ----------
+        events
+            n events in memory: awkward arrays in GeV and rad, or branches of a file of the model's schema.
+        invalid
+            As in `transform`.
+
+        Returns
+        -------
+        weights, errors : (n,) float64
+            The transfer factor, 1 without error where the fit had no control region; with ``transfer_networks`` the ratio that the
+            condition says, and the scatter of the networks beside the error of the factor. 0 for an event that `transform` leaves as it is.
+        """
+        records = self.as_records(events)
+        found = self.features_of(records).extract(records, invalid=invalid)
+        weights, errors = np.zeros((2, len(found.mask)))
+        rows, matrix = np.flatnonzero(found.mask), found.matrix
+        if invalid == "identity":
+            good = self.supports(matrix).all(axis=1)
+            rows, matrix = rows[good], matrix[good]
+        factor, error = self.transfer or (1.0, 0.0)
+        if self.condition_transfer is None:
+            weights[rows], errors[rows] = factor, error
+        else:
+            weights[rows], scatter = self.condition_transfer.weights(matrix[:, len(self.features.outputs) :])
+            errors[rows] = np.hypot(weights[rows] * (error / factor), scatter)
+        return weights, errors
 
     def supports(self, matrix: Matrix) -> NDArray[np.bool_]:
         """See `Transformer.supports`; of the generated columns the old values are not looked at."""
@@ -323,7 +370,10 @@ class ObjectReplacer(Transformer):
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """See `Estimator.tensors`."""
-        return {f"network.{name}": array for name, array in self._fitted().state.items()}
+        arrays = {f"network.{name}": array for name, array in self._fitted().state.items()}
+        if self.condition_transfer is not None:
+            arrays |= {f"transfer.{name}": array for name, array in self.condition_transfer.tensors().items()}
+        return arrays
 
     def document(self) -> dict[str, Any]:
         """See `Estimator.document`."""
@@ -341,6 +391,7 @@ class ObjectReplacer(Transformer):
             "coordinates": self.coordinates.to_dict(),
             "limits": self.limits.tolist(),
             "transfer": None if self.transfer is None else list(self.transfer),
+            "condition_transfer": None if self.condition_transfer is None else self.condition_transfer.document(),
             "seed": self.seed,
             "record": self.record,
         }
@@ -365,8 +416,14 @@ class ObjectReplacer(Transformer):
         model.coordinates = Coordinates.from_dict(features, document["coordinates"], reference="condition")
         model.limits, model.seed, model.record = np.asarray(document["limits"]), document["seed"], document["record"]
         model.transfer = None if document["transfer"] is None else Transfer(*document["transfer"])
-        model.network = model._frozen({name.removeprefix("network."): array for name, array in tensors.items()})
+        model.network = model._frozen(_under("network.", tensors))
+        if document["condition_transfer"] is not None:
+            model.condition_transfer = ConditionTransfer.from_document(document["condition_transfer"], _under("transfer.", tensors))
         return model
+
+
+def _under(prefix: str, tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    return {name.removeprefix(prefix): array for name, array in tensors.items() if name.startswith(prefix)}
 
 
 def _copies(model: ObjectReplacer, copies: int, options: Mapping[str, Any], events: Any, identity: Any = None) -> Any:
@@ -379,12 +436,7 @@ def _copies(model: ObjectReplacer, copies: int, options: Mapping[str, Any], even
     invalid: Invalid = options.get("invalid", "raise")
     parts = [Transformer.transform(model, events, identity=identity, copy=copy, **options) for copy in range(copies)]
     if has_data(events.layout):
-        records = model.as_records(events)
-        found = model.features_of(records).extract(records, invalid="identity" if invalid == "identity" else "nan")
-        replaced = found.mask.astype(np.float64)
-        if invalid == "identity":
-            replaced[np.flatnonzero(found.mask)[~model.supports(found.matrix).all(axis=1)]] = 0.0
-        weight: Any = replaced * ((model.transfer.factor if model.transfer is not None else 1.0) / copies)
+        weight: Any = model.transfer_weights(events, invalid=invalid)[0] / copies
     else:
         weight = ak.zeros_like(events[events.fields[0]], dtype=np.float64) if events[events.fields[0]].ndim == 1 else 0.0
     return ak.concatenate([ak.with_field(part, weight, WEIGHT) for part in parts])

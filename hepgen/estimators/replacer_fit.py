@@ -114,7 +114,7 @@ def fit_gan(
     for attempt in range(restarts + 1):
         seed = plan.seed if attempt == 0 else mix_seed(plan.seed, 7, attempt)
         objective = AdversarialObjective(
-            *_pair(shape, inputs, seed), adversarial_loss("gan", label_noise=shape.label_noise), sample, copies=shape.copies
+            *new_pair(shape, inputs, seed), adversarial_loss("gan", label_noise=shape.label_noise), sample, copies=shape.copies
         )
         alone = _columns_alone(objective, sample, plan)
         file = checkpoint / f"gan-{attempt}.checkpoint" if checkpoint is not None else None
@@ -137,7 +137,8 @@ def fit_gan(
     raise InputError(f"all {restarts + 1} adversarial fits failed ({said}): give more epochs or another optimizer, or take model='maf'")
 
 
-def _pair(shape: GanShape, inputs: int, seed: int) -> tuple[Generator, Discriminator]:
+def new_pair(shape: GanShape, inputs: int, seed: int) -> tuple[Generator, Discriminator]:
+    """Generator and discriminator with the weights that `seed` names, for a condition of so many columns."""
     if shape.kind == "convolutional":
         return gan_networks(shape.kind, inputs, shape.outputs, shape.latent, dropout=shape.dropout, seed=seed)
     with torch.random.fork_rng(devices=[]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 from hepgen.events import Angle, Chain, Features, Quantile, Scaler
 
@@ -15,13 +15,6 @@ MODELS = {"maf": None, "gan": "convolutional", "gan-dense": "dense"}
 EPOCHS, GAN_EPOCHS, BATCH_SIZE = 60, 200, 1024
 #: First and last learning rate of the adversarial pair, along half a cosine, as in the paper.
 GAN_RATES = (1e-3, 0.0)
-
-
-class Transfer(NamedTuple):
-    """Events of the signal region for each event of the control region."""
-
-    factor: float
-    error: float
 
 
 @dataclass(frozen=True)
@@ -44,6 +37,8 @@ class ReplacerSettings:
         Learn angles relative to the first one of the condition.
     validation
         Share of the events that picks the best epoch.
+    transfer_networks
+        Ratio networks that make the transfer from control to signal region a function of the condition; 0 for one factor.
     """
 
     blocks: int = 8
@@ -59,6 +54,7 @@ class ReplacerSettings:
     restarts: int = 2
     relative_angles: bool = True
     validation: float = 0.1
+    transfer_networks: int = 0
 
 
 def new_plan(

@@ -46,7 +46,7 @@ class TransformProcessor(ModelProcessor):
         """See `ModelProcessor.apply`."""
         before, after = self.samples
         fill(before, events, weights)
-        each = self.weights_of_a_copy(np.ones(len(events)) if weights is None else weights)
+        each = self.weights_of_a_copy(events, np.ones(len(events)) if weights is None else weights)
         transformed = 0
         for copy in range(self.copies):
             moved, counts = self.model.transform_counted(events, seed=self.seed, identity=identity, copy=copy)
@@ -54,8 +54,9 @@ class TransformProcessor(ModelProcessor):
             transformed = counts.transformed
         return transformed
 
-    def weights_of_a_copy(self, weights: Weights) -> Any:
+    def weights_of_a_copy(self, events: ak.Array, weights: Weights) -> Any:
         """Weights of the transformed events of one copy, one an event or a mapping of variations to them, from those of the events."""
+        del events
         return weights / self.copies
 
 
@@ -68,8 +69,8 @@ class ReplaceProcessor(TransformProcessor):
         See `TransformProcessor`; ten copies by default. Datasets named in ``data=`` are the signal region's.
     transfer
         Signal-region events for each control-region event, and its error: every replaced event weighs so much, and the histograms have
-        the variations "transferUp" and "transferDown". By default the model's own, `hepgen.ObjectReplacer.transfer`; 1 without error
-        where it has none.
+        the variations "transferUp" and "transferDown". By default the model's own, `hepgen.ObjectReplacer.transfer_weights`; 1 without
+        error where it has none.
 
     Notes
     -----
@@ -95,8 +96,20 @@ class ReplaceProcessor(TransformProcessor):
         super().__init__(model_path, histograms, copies=copies, **options)
         self.transfer = None if transfer is None else (float(transfer[0]), float(transfer[1]))
 
-    def weights_of_a_copy(self, weights: Weights) -> dict[str, Weights]:
+    def weights_of_a_copy(self, events: ak.Array, weights: Weights) -> dict[str, Weights]:
         """See `TransformProcessor.weights_of_a_copy`."""
-        factor, error = self.transfer or getattr(self.model, "transfer", None) or (1.0, 0.0)
-        each = super().weights_of_a_copy(weights)
-        return {"nominal": factor * each, "transferUp": (factor + error) * each, "transferDown": max(factor - error, 0.0) * each}
+        each = super().weights_of_a_copy(events, weights)
+        transfer, error = self._transfers(events)
+        return {
+            "nominal": transfer * each,
+            "transferUp": (transfer + error) * each,
+            "transferDown": np.maximum(transfer - error, 0.0) * each,
+        }
+
+    def _transfers(self, events: ak.Array) -> tuple[Any, Any]:
+        if self.transfer is not None:
+            return self.transfer
+        if hasattr(self.model, "transfer_weights"):
+            weights: tuple[Any, Any] = self.model.transfer_weights(events)
+            return weights
+        return 1.0, 0.0

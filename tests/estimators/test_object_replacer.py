@@ -114,6 +114,48 @@ def test_everything_else_is_as_it_was(fitted: hepgen.ObjectReplacer) -> None:
     assert not ak.any(new.photon.pt[is_fake & whole] == control.photon.pt[is_fake & whole])
 
 
+def test_transfer_by_condition_makes_the_condition_that_of_the_signal_region(tmp_path: Path) -> None:
+    """T(c) is p_signal(c) / p_control(c) times the ratio of the yields; the closed form of two exponentials is known."""
+    signal, control = region(9000, 21, signal=True), region(9000, 22, signal=False)
+    # the other photon's pt falls as exp(-x / 20) in both: keeping exp(-x / 60) of the signal region makes it exp(-x / 15) there
+    other = ak.to_numpy(ak.max(ak.where(signal.photon.prompt == 1, signal.photon.pt, 0), axis=1)) - 30
+    signal = signal[np.random.default_rng(5).uniform(size=len(signal)) < np.exp(-other / 60)]
+    with threads(1):
+        model = replacer(transfer_networks=3).fit(signal, control_region=control, epochs=2, batch_size=256, progress=False)
+    assert model.transfer is not None
+    apart = region(4000, 23, signal=False)
+    weights, errors = model.transfer_weights(apart)
+    whole = ak.to_numpy(ak.num(apart.photon) == 2)
+    assert not weights[~whole].any() and not errors[~whole].any()
+    assert weights.sum() == pytest.approx(model.transfer.factor * whole.sum(), rel=0.03)
+    assert (errors[whole] >= weights[whole] * model.transfer.error / model.transfer.factor).all()
+    pairs = apart[whole]
+    pt = ak.to_numpy(pairs.photon[ak.argmax(pairs.photon.prompt, axis=1, keepdims=True)].pt[:, 0]) - 30
+    expected = np.exp(-pt / 60)
+    ratio = weights[whole] / expected / np.mean(weights[whole] / expected)
+    assert np.average(np.abs(ratio - 1), weights=expected) < 0.1
+    new = model.transform(apart, identity=numbers(apart), copies=2)
+    assert ak.to_numpy(new.hepgen_weight).tolist() == np.tile(weights / 2, 2).tolist()
+    again = hepgen.load(model.save(tmp_path / "fake.hepgen"))
+    assert np.array_equal(again.transfer_weights(apart), [weights, errors])
+
+
+def test_a_transfer_by_condition_needs_a_condition() -> None:
+    with pytest.raises(UsageError, match="transfer_networks learn from the condition, and there is none"):
+        hepgen.ObjectReplacer(GENERATE, picks=PICKS, transfer_networks=2)
+
+
+def test_transfer_weights_follow_what_is_done_with_invalid_events(fitted: hepgen.ObjectReplacer) -> None:
+    control = region(200, 24, signal=False)
+    spoiled = ak.with_field(control, ak.where(np.arange(200) == 3, np.nan, control.njet), "njet")
+    with pytest.raises(InputError, match="1 value that is NaN or inf, at entry 3"):
+        fitted.transfer_weights(spoiled)
+    expected, _ = fitted.transfer_weights(control)
+    assert expected[3] > 0
+    expected[3] = 0
+    assert fitted.transfer_weights(spoiled, invalid="identity")[0].tolist() == expected.tolist()
+
+
 def test_copies_carry_weights(fitted: hepgen.ObjectReplacer) -> None:
     control = region(200, 6, signal=False)
     new = fitted.transform(control, identity=numbers(control), copies=4)

@@ -83,20 +83,20 @@ def test_replaced_events_are_scaled_to_the_signal_region(flow: Path) -> None:
             ReplaceProcessor(flow, {}, transfer=wrong)
 
 
-def test_the_transfer_factor_of_the_model_is_taken(flow: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_transfer_of_the_model_is_taken(flow: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from hepgen_coffea import ReplaceProcessor
 
-    from hepgen.estimators.object_replacer import Transfer
-
     processor = ReplaceProcessor(flow, {"x": ("x", AXIS)}, copies=1, weight=False)
-    array = of(events(N, 3), "control")
+    raw = events(N, 3)
+    array, model = of(raw, "control"), cache.cached(flow)
     plain = processor.process(array)["control"]["hists"]["x"]
-    monkeypatch.setattr(cache.cached(flow), "transfer", Transfer(0.3, 0.1), raising=False)
+    weights, errors = np.random.default_rng(1).uniform(0.1, 1, (2, N))  # one an event, as of a transfer by condition
+    monkeypatch.setattr(model, "transfer_weights", lambda _events: (weights, errors), raising=False)
     scaled = processor.process(array)["control"]["hists"]["x"]
-    shape = plain["replaced", hist.loc("nominal"), :].values()
-    for variation, factor in (("nominal", 0.3), ("transferUp", 0.4), ("transferDown", 0.2)):
-        np.testing.assert_allclose(scaled["replaced", hist.loc(variation), :].values(), factor * shape, rtol=1e-12, atol=1e-12)
-        np.testing.assert_allclose(plain["replaced", hist.loc(variation), :].values(), shape, rtol=1e-12, atol=1e-12)
+    moved = model.transform(raw, copy=0).x
+    for variation, factor in (("nominal", weights), ("transferUp", weights + errors), ("transferDown", np.maximum(weights - errors, 0))):
+        np.testing.assert_allclose(scaled["replaced", hist.loc(variation), :].values(), filled(moved, factor), rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(plain["replaced", hist.loc(variation), :].values(), filled(moved, np.ones(N)), rtol=1e-12, atol=1e-12)
 
 
 def test_a_reweighter_fills_nominal_up_and_down(ratio: Path) -> None:

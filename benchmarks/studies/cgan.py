@@ -1,0 +1,158 @@
+"""Control region to signal region: figures 2 to 7 of the paper, and its GAN and our flow in one table.
+
+    hepgen samples make gamma_jet --events 100000 --seed 1 --out studies/gamma_jet
+    python benchmarks/studies/cgan.py --sample studies/gamma_jet --out studies/cgan
+
+Every model leaves its file and a JSON file in the output folder and is not fitted again. Models that --only leaves out are read from there
+where they exist, so that parts can run side by side. The table is written to benchmarks/cgan.md, with --quick (minutes, the same code) to
+the output folder, and the figures beside it. The parts are in cgan_*.py beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import cgan_figures
+import cgan_report
+import torch
+from cgan_events import Regions, load
+from cgan_fits import Result, fit_flow, fit_gan
+from cgan_measure import measure
+from ecd_runs import Store, say
+
+import hepgen
+from hepgen import ObjectReplacer
+from hepgen.kernels import threads
+
+PARTS = ("flow", "gan", "strategies", "latents")
+#: What each option is in full and with --quick.
+SIZES: dict[str, tuple[int | None, int]] = {
+    "events": (None, 4000),
+    "test": (20_000, 1000),
+    "flow_epochs": (60, 5),
+    "networks": (5, 2),
+    "gan_epochs": (200, 2),
+    "latent_epochs": (40, 2),
+    "every": (2, 1),
+    "copies": (10, 2),
+}
+HELP = {
+    "events": "events of each region at most",
+    "test": "events of each region that are kept from the fits",
+    "flow_epochs": "epochs of a flow at most",
+    "networks": "ratio networks of the transfer by condition",
+    "gan_epochs": "epochs of the convolutional pairs",
+    "latent_epochs": "epochs of the dense pairs that differ in their latents",
+    "every": "epochs from one measurement of -2 ln Lambda to the next",
+    "copies": "objects drawn for each event that is measured",
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One model of the study."""
+
+    part: str
+    model: str
+    strategy: str
+    latent: int = 32
+
+    @property
+    def name(self) -> str:
+        """What the table calls it."""
+        latents = f", {self.latent} latents" if self.part == "latents" else ""
+        return f"{self.model}, {self.strategy}{latents}"
+
+
+RUNS = (
+    *(Run("flow", "maf", strategy) for strategy in ("vanilla", "partial", "full")),
+    Run("gan", "gan", "full"),
+    *(Run("strategies", "gan", strategy) for strategy in ("partial", "vanilla")),
+    *(Run("latents", "gan-dense", "full", latent) for latent in (4, 8, 16, 32, 64, 128)),
+)
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options, with the sizes of --quick where it is given."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sample", type=Path, required=True, help="folder of sr.root and cr.root of `hepgen samples make gamma_jet`")
+    parser.add_argument("--out", type=Path, required=True, help="folder of models and results")
+    parser.add_argument("--only", default=",".join(PARTS), help="parts that may fit, by comma")
+    parser.add_argument("--quick", action="store_true", help="small numbers of everything")
+    parser.add_argument("--table", type=Path, help="file of the table; figures go beside it")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--threads", type=int, help="threads; one is faster where the cores are busy")
+    parser.add_argument("--blocks", type=int, default=8, help="of the flow")
+    parser.add_argument("--flow-batch", type=int, default=1024)
+    parser.add_argument("--gan-batch", type=int, default=1024)
+    for name, sizes in SIZES.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, help=f"{HELP[name]} ({sizes[0]}; quick {sizes[1]})")
+    options = parser.parse_args(arguments)
+    for name, sizes in SIZES.items():
+        if getattr(options, name) is None:
+            setattr(options, name, sizes[options.quick])
+    changed = {name: getattr(options, name) for name, sizes in SIZES.items() if getattr(options, name) != sizes[0]}
+    options.given = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in changed.items())
+    options.only = tuple(options.only.split(","))
+    unknown = set(options.only) - set(PARTS)
+    if unknown:
+        parser.error(f"--only knows {', '.join(PARTS)}, not {', '.join(sorted(unknown))}")
+    if options.table is None:
+        options.table = options.out / "cgan.md" if options.quick else Path(__file__).parent.parent / "cgan.md"
+    return options
+
+
+def settings_of(run: Run, options: argparse.Namespace) -> Result:
+    """What a model depends on, for the name of its result."""
+    names = ["events", "test", "seed"]
+    names += ["flow_epochs", "flow_batch", "blocks", "networks"] if run.part == "flow" else ["every", "gan_batch"]
+    more = {} if run.part == "flow" else {"epochs": options.latent_epochs if run.part == "latents" else options.gan_epochs}
+    return {**{name: getattr(options, name) for name in names}, **more, "model": run.model, "strategy": run.strategy, "latent": run.latent}
+
+
+def fitted(run: Run, store: Store, regions: Regions, options: argparse.Namespace) -> Result | None:
+    """The result of a run, fitted where it is not there yet; "file" is that of the model."""
+
+    def fit(folder: Path) -> Result:
+        say(run.name)
+        if run.part == "flow":
+            model, found = fit_flow(run.strategy, regions, options.networks if run.strategy == "full" else 0, options)
+        else:
+            epochs = options.latent_epochs if run.part == "latents" else options.gan_epochs
+            model, found = fit_gan(run.model, run.strategy, run.latent, epochs, regions, options)
+        folder.mkdir(parents=True, exist_ok=True)
+        model.save(folder / "model.hepgen", overwrite=True)
+        return {**found, "file": str((folder / "model.hepgen").relative_to(options.out))}
+
+    return store.get(run.part, run.name, settings_of(run, options), fit)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Fit what is missing, measure all models on the same events, write table and figures."""
+    options = parse(arguments)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    with threads(options.threads or torch.get_num_threads()):
+        regions = load(options.sample, options.events, options.test)
+        store = Store(options.out, options.only)
+        found = {run: result for run in RUNS if (result := fitted(run, store, regions, options))}
+        if len(options.only) < len(PARTS):
+            say("measure and report with all parts")
+            return
+        say("measuring")
+        models = {run: cast(ObjectReplacer, hepgen.load(options.out / result["file"])) for run, result in found.items()}
+        weighted = {run.name for run in models if run.strategy == "full" and run.part != "latents"}
+        measured = measure({run.name: model for run, model in models.items()}, regions, options.copies, weighted)
+    runs: list[tuple[Any, Result]] = list(found.items())
+    text = cgan_report.table(runs, measured, regions, options, __doc__ or "")
+    options.table.write_text(text, encoding="utf-8")
+    cgan_figures.write(options.table.parent, runs, measured)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
