@@ -126,7 +126,8 @@ def test_transfer_by_condition_makes_the_condition_that_of_the_signal_region(tmp
     apart = region(4000, 23, signal=False)
     weights, errors = model.transfer_weights(apart)
     whole = ak.to_numpy(ak.num(apart.photon) == 2)
-    assert not weights[~whole].any() and not errors[~whole].any()
+    assert not weights[~whole].any()
+    assert not errors[~whole].any()
     assert weights.sum() == pytest.approx(model.transfer.factor * whole.sum(), rel=0.03)
     assert (errors[whole] >= weights[whole] * model.transfer.error / model.transfer.factor).all()
     pairs = apart[whole]
