@@ -3,8 +3,8 @@
     python benchmarks/gan.py --threads 2 --out benchmarks/gan.md
 
 A step takes 1024 events through discriminator and generator of paper C (4 outputs, 10 conditions, 32 latents, label noise, dropout) and
-both optimisers. hepgen's figures are those of whole fits: batches, losses and bookkeeping are in them, not the figure of merit. The peer has
-ConvTranspose2d and Conv2d of the same shapes, and does the same draws and updates. Everything is timed in turn; the median counts.
+both optimisers. hepgen's figures are those of whole fits: batches, losses and bookkeeping are in them, not the figure of merit. The peer
+has ConvTranspose2d and Conv2d of the same shapes, and does the same draws and updates. Everything is timed in turn; the median counts.
 """
 
 from __future__ import annotations

@@ -19,12 +19,17 @@ struct Ensemble {
     std::vector<MlpMember<T>> members;
 
     Ensemble(const Strided<T>& in, const Array<T>& parameters, const Seeds& seeds, const std::vector<int>& widths,
-             int activation, int output)
-        : shape{widths, Activation(activation), MlpOutput(output)}, count(parameters.shape(0)), n(in.shape(1)) {
+             int activation, int output, bool shortcuts)
+        : shape{widths, Activation(activation), MlpOutput(output), shortcuts},
+          count(parameters.shape(0)),
+          n(in.shape(1)) {
         require(widths.size() > 1, "a network needs a layer");
         for (int width : widths) require(width > 0, "a layer needs a unit");
         require(activation >= 0 && activation <= int(Activation::elu), "there is no such activation");
-        require(output >= 0 && output <= int(MlpOutput::sigmoid), "there is no such output");
+        require(output >= 0 && output <= int(MlpOutput::tanh), "there is no such output");
+        for (std::size_t l = 3; shortcuts && l + 1 < widths.size(); l += 2) {
+            require(widths[l] == widths[l - 2], "a shortcut joins layers of equal widths");
+        }
         require(in.ndim() == 3 && parameters.ndim() == 2 && in.shape(0) == parameters.shape(0),
                 "events (members, n, inputs) and weights (members, P) must be of as many members");
         require(in.shape(2) == widths.front(), "events must have as many columns as the network has inputs");
@@ -58,9 +63,9 @@ struct Ensemble {
 
 template <class T>
 py::tuple apply(const Strided<T>& in, const Array<T>& parameters, const Seeds& seeds, const std::vector<int>& widths,
-                int activation, int output, double dropout, bool record, int threads) {
+                int activation, int output, bool shortcuts, double dropout, bool record, int threads) {
     require(in.ndim() == 3, "events must be (members, n, inputs)");
-    const Ensemble<T> networks(in, parameters, seeds, widths, activation, output);
+    const Ensemble<T> networks(in, parameters, seeds, widths, activation, output, shortcuts);
     Array<T> out({py::ssize_t(networks.count), networks.n, py::ssize_t(widths.back())});
     Array<T> values(record ? py::ssize_t(mlp_record_size(networks.shape, networks.count, networks.n, sizeof(T))) : 0);
     T *to = out.mutable_data(), *to_values = values.size() ? values.mutable_data() : nullptr;
@@ -75,9 +80,9 @@ py::tuple apply(const Strided<T>& in, const Array<T>& parameters, const Seeds& s
 template <class T>
 py::tuple backward(const Strided<T>& out_gradient, const Strided<T>& in, const Array<T>& record,
                    const Array<T>& parameters, const Seeds& seeds, const std::vector<int>& widths, int activation,
-                   int output, double dropout, int wanted, int threads) {
+                   int output, bool shortcuts, double dropout, int wanted, int threads) {
     require(in.ndim() == 3, "events must be (members, n, inputs)");
-    const Ensemble<T> networks(in, parameters, seeds, widths, activation, output);
+    const Ensemble<T> networks(in, parameters, seeds, widths, activation, output, shortcuts);
     const std::size_t count = networks.count, n = networks.n;
     require(out_gradient.ndim() == 3 && out_gradient.shape(0) == in.shape(0) && out_gradient.shape(1) == in.shape(1) &&
                 out_gradient.shape(2) == widths.back(),
@@ -106,10 +111,11 @@ template <class T>
 void bind_type(py::module_& m) {
     using namespace py::literals;
     m.def("mlp_apply", &apply<T>, py::arg("events").noconvert(), py::arg("weights").noconvert(),
-          py::arg("seeds").noconvert(), "widths"_a, "activation"_a, "output"_a, "dropout"_a, "record"_a, "threads"_a);
+          py::arg("seeds").noconvert(), "widths"_a, "activation"_a, "output"_a, "shortcuts"_a, "dropout"_a, "record"_a,
+          "threads"_a);
     m.def("mlp_backward", &backward<T>, py::arg("out_gradient").noconvert(), py::arg("events").noconvert(),
           py::arg("record").noconvert(), py::arg("weights").noconvert(), py::arg("seeds").noconvert(), "widths"_a,
-          "activation"_a, "output"_a, "dropout"_a, "wanted"_a, "threads"_a);
+          "activation"_a, "output"_a, "shortcuts"_a, "dropout"_a, "wanted"_a, "threads"_a);
 }
 
 }  // namespace

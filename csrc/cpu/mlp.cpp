@@ -63,8 +63,9 @@ struct Call {
             values_size += std::size_t(width) * kTileEvents;
             transposed_size += round_up(width, kMostLanes) * kTileEvents;
         }
-        plan = {shape.layers(),  shape.widths.data(), shape.activation, shape.output,         values.data(),
-                adjoints.data(), values_at.data(),    values_at.data(), transposed_at.data(), bias_sums.data()};
+        plan = {shape.layers(),   shape.widths.data(),  shape.activation, shape.output,
+                shape.shortcuts,  values.data(),        adjoints.data(),  values_at.data(),
+                values_at.data(), transposed_at.data(), bias_sums.data()};
         packed = allocate<T>(maker.packed_size);
     }
     Call(const Call&) = delete;  // the plan points into it

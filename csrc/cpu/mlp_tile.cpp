@@ -31,16 +31,22 @@ struct Network {
 
     void compute() const {
         for (int layer = 1; layer <= plan.layers; ++layer) {
-            const bool last = layer == plan.layers;
+            const bool last = layer == plan.layers, shortcut = plan.has_shortcut(layer);
             const int size = strip_size(layer);
             multiply(plan.values[layer - 1], values(layer - 1), strip_size(layer - 1), values(layer), size,
-                     last ? Finish::plain : finish_of(plan.activation), nullptr);
-            if (!last) activate(plan.activation, values(layer), t.strips * size);
+                     last || shortcut ? Finish::plain : finish_of(plan.activation), nullptr);
+            if (shortcut) {
+                activate_sum(plan.activation, values(layer), values(layer - 2), t.strips * size);
+            } else if (!last) {
+                activate(plan.activation, values(layer), t.strips * size);
+            }
             if (!last && t.dropout.out_of_65536) {
                 drop_values(t.dropout, t.number, layer, plan.widths[layer], t.strips, values(layer));
             }
         }
-        if (plan.output == MlpOutput::sigmoid) sigmoid(values(plan.layers), t.strips * strip_size(plan.layers));
+        const int count = t.strips * strip_size(plan.layers);
+        if (plan.output == MlpOutput::sigmoid) sigmoid(values(plan.layers), count);
+        if (plan.output == MlpOutput::tanh) activate(Activation::tanh, values(plan.layers), count);
     }
 
     static void sigmoid(T* x, int count) {
@@ -48,10 +54,12 @@ struct Network {
     }
 
     void multiply_output_slope() const {
-        if (plan.output != MlpOutput::sigmoid) return;
         T* g = adjoints(plan.layers);
         const T* y = values(plan.layers);
-        for (int i = 0; i < t.strips * strip_size(plan.layers); i += Lanes<T>::width) {
+        const int count = t.strips * strip_size(plan.layers);
+        if (plan.output == MlpOutput::tanh) multiply_slope(Activation::tanh, g, y, count);
+        if (plan.output != MlpOutput::sigmoid) return;
+        for (int i = 0; i < count; i += Lanes<T>::width) {
             const Vec<T> v = load(y + i);
             store(g + i, load(g + i) * v * (T(1) - v));
         }
@@ -63,6 +71,10 @@ struct Network {
             const Finish finish = layer ? adjoint_finish_of(plan.activation) : Finish::plain;
             multiply(plan.adjoints[layer], adjoints(layer + 1), strip_size(layer + 1), adjoints(layer),
                      strip_size(layer), finish, values(layer));
+            if (plan.has_shortcut(layer + 2)) {
+                add_adjoints(plan.activation, adjoints(layer), adjoints(layer + 2), values(layer),
+                             t.strips * strip_size(layer));
+            }
             if (layer) multiply_slopes(layer);
         }
     }

@@ -1,4 +1,4 @@
-"""Cases of the perceptron benchmark: the B-VAE's decoder of the top-pair paper and a ratio network; peer plain torch.
+"""Cases of the perceptron benchmark: the B-VAE's decoder of the top-pair paper, plain and as it is, and a ratio network; peer plain torch.
 
 The peer runs the same weights in chunks of 2048 events, as the paper generated, and all events at once (``torch-whole``):
 the faster of the two is the one to be measured against.
@@ -20,12 +20,15 @@ from hepgen.networks import MLP
 
 CHUNK = 2048
 DECODER, RATIO = (20, *[128] * 6, 26), (6, 64, 128, 64, 1)
-# case -> widths, output, standard number of events
-NETWORKS = {
-    "decoder": (DECODER, "linear", 51_200),
-    "ratio": (RATIO, "sigmoid", 51_200),
-    "decoder-step": (DECODER, "linear", 2_048),
-    "ratio-step": (RATIO, "sigmoid", 25_600),
+BVAE = {"activation": "elu", "output": "tanh", "shortcuts": True}
+# case -> widths, options of MLP, standard number of events
+NETWORKS: dict[str, tuple[tuple[int, ...], dict[str, Any], int]] = {
+    "decoder": (DECODER, {}, 51_200),
+    "decoder-bvae": (DECODER, BVAE, 51_200),
+    "ratio": (RATIO, {"output": "sigmoid"}, 51_200),
+    "decoder-step": (DECODER, {}, 2_048),
+    "decoder-bvae-step": (DECODER, BVAE, 1_024),
+    "ratio-step": (RATIO, {"output": "sigmoid"}, 25_600),
 }
 SCAN = {"sizes": (100, 1_000, 10_000, 51_200), "features": (), "size": 10_000}
 PEERS = ("torch", "torch-whole")
@@ -39,11 +42,11 @@ def cases(sizes: Sequence[int] | None, peers: Sequence[str] | None, features: in
     if unknown:
         raise UsageError(f"no peer {unknown[0]!r} for mlp: choose from {', '.join(PEERS)}")
     made = []
-    for name, (widths, output, standard) in NETWORKS.items():
+    for name, (widths, options, standard) in NETWORKS.items():
         for n in sizes or [standard]:
             with torch.random.fork_rng():
                 torch.manual_seed(1)
-                network = MLP(widths[0], widths[-1], widths[1:-1], output=output)
+                network = MLP(widths[0], widths[-1], widths[1:-1], **options)
                 events = torch.randn(n, widths[0])
             make = _step if name.endswith("step") else _forward
             made.append(_case(name, n, network, events, make, PEERS if peers is None else peers))

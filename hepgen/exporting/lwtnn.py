@@ -117,6 +117,8 @@ def _node(model: Reweighter, networks: Sequence[FrozenMLP], expression: str, par
 
 
 def _layers(networks: Sequence[FrozenMLP]) -> list[Node]:
+    if any(network.shortcuts or network.output != "linear" for network in networks):
+        raise UsageError("correctionlib's networks have neither shortcuts nor an output function: export the model to ONNX")
     depth = len(networks[0].layers)
     layers = []
     for k in range(depth):

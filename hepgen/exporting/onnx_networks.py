@@ -37,10 +37,14 @@ def activate(g: Graph, kind: str, x: str, dtype: np.dtype[Any]) -> str:
 def perceptron(g: Graph, network: FrozenMLP, x: str) -> str:
     """(n, inputs) -> (n, outputs), in the dtype of the weights."""
     *hidden, (weight, bias) = network.layers
-    for inner, offset in hidden:
-        x = activate(g, network.activation, dense(g, x, inner, offset), network.dtype)
+    before = x  # two layers
+    for layer, (inner, offset) in enumerate(hidden, start=1):
+        total = dense(g, x, inner, offset)
+        if network.has_shortcut(layer):
+            total = g.op("Add", total, before)
+        before, x = x, activate(g, network.activation, total, network.dtype)
     x = dense(g, x, weight, bias)
-    return g.op("Sigmoid", x) if network.output == "sigmoid" else x
+    return x if network.output == "linear" else g.op({"sigmoid": "Sigmoid", "tanh": "Tanh"}[network.output], x)
 
 
 # --- flows -----------------------------------------------------------------------------------------------------------------------

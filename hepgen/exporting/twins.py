@@ -19,7 +19,7 @@ def in_float64(network: Any) -> Any:
     """The same frozen network with its weights, and so its arithmetic, in float64."""
     state = {name: array if name == "orders" else array.astype(np.float64) for name, array in network.state.items()}
     if isinstance(network, FrozenMLP):
-        return FrozenMLP(state, activation=network.activation, output=network.output)
+        return FrozenMLP(state, activation=network.activation, output=network.output, shortcuts=network.shortcuts)
     return FrozenMAF(state, activation=network.activation, shear=network.shear, bound=network.bound)
 
 

@@ -21,7 +21,7 @@ from hepgen.kernels.compiled import call, first_derivatives_only, flatten
 from hepgen.kernels.dropout import dropout_factors
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "tanh": torch.tanh, "elu": F.elu}
-OUTPUTS = ("linear", "sigmoid")
+OUTPUTS: dict[str, Callable[[Tensor], Tensor]] = {"linear": lambda x: x, "sigmoid": torch.sigmoid, "tanh": torch.tanh}
 _GRAD_EVENTS, _GRAD_WEIGHTS = 1, 2
 # a call keeps every tile's values where they fit (csrc/cpu/mlp.cpp has the same)
 _TILE, _KEPT_BYTES = 64, 64 << 20
@@ -32,20 +32,43 @@ class MlpWeights(NamedTuple):
 
     layers: Sequence[tuple[Tensor, Tensor]]
     activation: str = "relu"  # after every layer but the last: "relu", "tanh" or "elu"
-    output: str = "linear"  # after the last: "linear" or "sigmoid"
+    output: str = "linear"  # after the last: "linear", "sigmoid" or "tanh"
+    shortcuts: bool = False  # as of MlpShape
 
 
 class MlpShape(NamedTuple):
-    """What the networks of an ensemble have in common."""
+    """What the networks of an ensemble have in common.
+
+    With shortcuts hidden layers 3, 5, ... have the units of the layer two before added to their sums before the activation (He et al.
+    2015, arXiv:1512.03385, eq. 1); layers so joined are of equal widths. With dropout, what is added is what dropout left.
+    """
 
     widths: Sequence[int]  # inputs, hidden ..., outputs
     activation: str = "relu"
     output: str = "linear"
+    shortcuts: bool = False
 
     @property
     def size(self) -> int:
         """Number of parameters."""
         return sum((seen + 1) * units for seen, units in pairwise(self.widths))
+
+    def has_shortcut(self, layer: int) -> bool:
+        """Whether the units of hidden layer - 2 are added in this layer; layers count from 1."""
+        return self.shortcuts and layer > 2 and layer % 2 == 1 and layer < len(self.widths) - 1
+
+    def check(self) -> None:
+        """UsageError where a name is not known or a shortcut would join layers of different widths."""
+        if self.activation not in ACTIVATIONS:
+            raise UsageError(f"mlp: activation {self.activation!r} is not known: choose one of {', '.join(ACTIVATIONS)}")
+        if self.output not in OUTPUTS:
+            raise UsageError(f"mlp: output {self.output!r} is not known: choose one of {', '.join(OUTPUTS)}")
+        for layer, units in enumerate(self.widths):
+            if self.has_shortcut(layer) and units != self.widths[layer - 2]:
+                raise UsageError(
+                    f"mlp: a shortcut joins hidden layers {layer - 2} and {layer}, which have {self.widths[layer - 2]} and {units} units: "
+                    "give them as many"
+                )
 
 
 class Dropout(NamedTuple):
@@ -78,7 +101,8 @@ def mlp(x: Tensor, weights: MlpWeights, dropout: Dropout | None = None) -> Tenso
     BackendError
         If the backend asked for cannot run this op here.
     """
-    shape = MlpShape(_check(x, weights), weights.activation, weights.output)
+    shape = MlpShape(_check(x, weights), *weights[1:])
+    shape.check()
     if dropout is None and mlp_backend(x.device.type) == "reference":
         return mlp_reference(x, weights)
     flat = flatten(tensor for layer in weights.layers for tensor in layer)
@@ -107,7 +131,7 @@ def mlp_ensemble(x: Tensor, parameters: Tensor, shape: MlpShape, dropout: Dropou
     UsageError, BackendError
         As :func:`mlp`.
     """
-    _check_names(shape.activation, shape.output)
+    shape.check()
     members = parameters.shape[0] if parameters.ndim == 2 else -1
     if x.ndim != 3 or x.shape[0] != members or x.shape[2] != shape.widths[0] or parameters.shape[1] != shape.size:
         raise UsageError(
@@ -123,35 +147,36 @@ def mlp_ensemble(x: Tensor, parameters: Tensor, shape: MlpShape, dropout: Dropou
         return mlp_ensemble_reference(x, parameters, shape, dropout)
     record = torch.is_grad_enabled() and (x.requires_grad or parameters.requires_grad)
     probability, seeds = (0.0, torch.zeros(members, dtype=torch.int64)) if dropout is None else dropout
-    out, _ = torch.ops.hepgen.mlp(
-        x, parameters.contiguous(), seeds, list(shape.widths), shape.activation, shape.output, float(probability), record
-    )
+    out, _ = torch.ops.hepgen.mlp(x, parameters.contiguous(), seeds, list(shape.widths), *shape[1:], float(probability), record)
     return out  # type: ignore[no-any-return]
 
 
 def mlp_reference(x: Tensor, weights: MlpWeights) -> Tensor:
     """:func:`mlp` in plain torch, without dropout."""
+    shape = MlpShape([x.shape[-1], *(len(bias) for _, bias in weights.layers)], *weights[1:])
     *hidden, (last, bias) = weights.layers
-    for weight, b in hidden:
-        x = ACTIVATIONS[weights.activation](F.linear(x, weight, b))
-    x = F.linear(x, last, bias)
-    return torch.sigmoid(x) if weights.output == "sigmoid" else x
+    before = x  # two layers
+    for layer, (weight, b) in enumerate(hidden, start=1):
+        total = F.linear(x, weight, b)
+        before, x = x, ACTIVATIONS[shape.activation](total + before if shape.has_shortcut(layer) else total)
+    return OUTPUTS[shape.output](F.linear(x, last, bias))
 
 
 def mlp_ensemble_reference(x: Tensor, parameters: Tensor, shape: MlpShape, dropout: Dropout | None = None) -> Tensor:
     """:func:`mlp_ensemble` in plain torch, all members in one batched product."""
-    last, at = len(shape.widths) - 1, 0
+    last, at, before = len(shape.widths) - 1, 0, x
     for layer, (seen, units) in enumerate(pairwise(shape.widths), start=1):
         weight = parameters[:, at : at + seen * units].unflatten(1, (units, seen))
         bias = parameters[:, None, at + seen * units : at + (seen + 1) * units]
         at += (seen + 1) * units
-        x = torch.baddbmm(bias, x, weight.mT)
+        total = torch.baddbmm(bias, x, weight.mT)
+        before, x = x, total + before if shape.has_shortcut(layer) else total
         if layer < last:
             x = ACTIVATIONS[shape.activation](x)
             if dropout is not None:
                 factors = [dropout_factors(dropout.probability, int(seed), layer, units, x.shape[1]) for seed in dropout.seeds]
                 x = x * torch.stack(factors).to(x)
-    return torch.sigmoid(x) if shape.output == "sigmoid" else x
+    return OUTPUTS[shape.output](x)
 
 
 def mlp_backend(device: str) -> str:
@@ -165,7 +190,6 @@ mlp_backend._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 def _check(x: Tensor, weights: MlpWeights) -> list[int]:
     """Return the widths, those of input and output included."""
-    _check_names(weights.activation, weights.output)
     if not weights.layers or weights.layers[0][0].ndim != 2:
         raise UsageError("mlp: weights must hold a matrix (units, seen) and a bias (units,) for every layer")
     widths = [weights.layers[0][0].shape[1]]
@@ -180,13 +204,6 @@ def _check(x: Tensor, weights: MlpWeights) -> list[int]:
         widths.append(weight.shape[0])
     _check_kinds(x, [x, *(tensor for layer in weights.layers for tensor in layer)])
     return widths
-
-
-def _check_names(activation: str, output: str) -> None:
-    if activation not in ACTIVATIONS:
-        raise UsageError(f"mlp: activation {activation!r} is not known: choose one of {', '.join(ACTIVATIONS)}")
-    if output not in OUTPUTS:
-        raise UsageError(f"mlp: output {output!r} is not known: choose one of {', '.join(OUTPUTS)}")
 
 
 def _check_kinds(x: Tensor, tensors: Sequence[Tensor]) -> None:
@@ -204,15 +221,17 @@ def _mlp(
     widths: Sequence[int],
     activation: str,
     output: str,
+    shortcuts: bool,
     dropout: float,
     record: bool,
 ) -> tuple[Tensor, Tensor]:
-    out, values = call("mlp_apply", events, weights, seeds, list(widths), _kind(activation), OUTPUTS.index(output), dropout, record)
+    out, values = call("mlp_apply", events, weights, seeds, list(widths), *_kinds(activation, output), shortcuts, dropout, record)
     return out, values
 
 
-def _kind(activation: str) -> int:
-    return list(ACTIVATIONS).index(activation)
+def _kinds(activation: str, output: str) -> tuple[int, int]:
+    """Their numbers in the core."""
+    return list(ACTIVATIONS).index(activation), list(OUTPUTS).index(output)
 
 
 @_mlp.register_fake
@@ -223,6 +242,7 @@ def _(
     widths: Sequence[int],
     activation: str,
     output: str,
+    shortcuts: bool,
     dropout: float,
     record: bool,
 ) -> tuple[Tensor, Tensor]:
@@ -242,10 +262,11 @@ def _mlp_backward(
     widths: Sequence[int],
     activation: str,
     output: str,
+    shortcuts: bool,
     dropout: float,
     wanted: int,
 ) -> tuple[Tensor, Tensor]:
-    network = weights, seeds, list(widths), _kind(activation), OUTPUTS.index(output), dropout
+    network = weights, seeds, list(widths), *_kinds(activation, output), shortcuts, dropout
     of_events, of_weights = call("mlp_backward", gradient, events, record, *network, wanted)
     return of_events, of_weights
 
@@ -260,6 +281,7 @@ def _(
     widths: Sequence[int],
     activation: str,
     output: str,
+    shortcuts: bool,
     dropout: float,
     wanted: int,
 ) -> tuple[Tensor, Tensor]:
@@ -281,12 +303,12 @@ def _backward(ctx: Any, gradient: Tensor | None, _: Tensor | None) -> tuple[Any,
     if not ctx.record:
         raise BackendError("this network was applied without the record its gradient needs: call it with gradients enabled")
     if gradient is None:
-        return (None,) * 8
+        return (None,) * 9
     events, weights, seeds, record = ctx.saved_tensors
     needs = ctx.needs_input_grad[:2]
     wanted = _GRAD_EVENTS * needs[0] + _GRAD_WEIGHTS * needs[1]
     gradients = torch.ops.hepgen.mlp_backward(gradient, events, record, weights, seeds, *ctx.network, wanted)
-    return *(g if need else None for g, need in zip(gradients, needs, strict=True)), *(None,) * 6
+    return *(g if need else None for g, need in zip(gradients, needs, strict=True)), *(None,) * 7
 
 
 _mlp.register_autograd(_backward, setup_context=_setup)

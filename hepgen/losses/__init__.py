@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hepgen.losses.likelihood import weighted_mean as weighted_mean
     from hepgen.losses.mmd import MMD as MMD
     from hepgen.losses.ratio_loss import RatioLoss as RatioLoss
+    from hepgen.losses.vae import vae_loss as vae_loss
 
 _LAZY = {
     "MMD": "mmd",
@@ -24,10 +25,11 @@ _LAZY = {
     "RatioLoss": "ratio_loss",
     "adversarial_loss": "adversarial",
     "negative_log_likelihood": "likelihood",
+    "vae_loss": "vae",
     "weighted_mean": "likelihood",
 }
 
-__all__ = ["MMD", "AdversarialLoss", "KLOfKDE", "RatioLoss", "adversarial_loss", "negative_log_likelihood", "weighted_mean"]
+__all__ = ["MMD", "AdversarialLoss", "KLOfKDE", "RatioLoss", "adversarial_loss", "negative_log_likelihood", "vae_loss", "weighted_mean"]
 
 
 def __getattr__(name: str) -> Any:

@@ -20,11 +20,15 @@ if TYPE_CHECKING:
     from hepgen.networks.made import MADE as MADE
     from hepgen.networks.maf import MAF as MAF
     from hepgen.networks.mlp import MLP as MLP
+    from hepgen.networks.vae import VAE as VAE
+    from hepgen.networks.vae import Reconstruction as Reconstruction
+    from hepgen.networks.vae import latent_vae as latent_vae
 
 _LAZY = {
     "MADE": "made",
     "MAF": "maf",
     "MLP": "mlp",
+    "VAE": "vae",
     "Affine": "bijections",
     "Bijection": "bijections",
     "EnsembleMLP": "ensemble",
@@ -32,13 +36,16 @@ _LAZY = {
     "FrozenMLP": "frozen",
     "Discriminator": "gan",
     "Generator": "gan",
+    "Reconstruction": "vae",
     "gan_networks": "gan",
+    "latent_vae": "vae",
 }
 
 __all__ = [
     "MADE",
     "MAF",
     "MLP",
+    "VAE",
     "Affine",
     "Bijection",
     "Discriminator",
@@ -46,7 +53,9 @@ __all__ = [
     "FrozenMAF",
     "FrozenMLP",
     "Generator",
+    "Reconstruction",
     "gan_networks",
+    "latent_vae",
 ]
 
 

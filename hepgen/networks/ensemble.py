@@ -30,7 +30,7 @@ class EnsembleMLP(nn.Module):
         super().__init__()
         first = networks[0]
         widths = [first.linears[0].in_features, *(layer.out_features for layer in first.linears)]
-        self.shape = MlpShape(widths, first.activation, first.output)
+        self.shape = MlpShape(widths, first.activation, first.output, first.shortcuts)
         rows = [
             torch.cat([part.detach().reshape(-1) for layer in network.linears for part in (layer.weight, layer.bias)])
             for network in networks

@@ -27,7 +27,11 @@ _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "tanh": np.tanh,
     "elu": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
 }
-_OUTPUTS: dict[str, Callable[[Array], Array]] = {"linear": lambda x: x, "sigmoid": lambda x: 1 / (1 + np.exp(-x))}
+_OUTPUTS: dict[str, Callable[[Array], Array]] = {
+    "linear": lambda x: x,
+    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "tanh": np.tanh,
+}
 
 
 def _core(op: str) -> Any:
@@ -222,7 +226,9 @@ class FrozenMLP:
     state : mapping of str to array
         The weights as `MLP.state_dict` names them, all float32 or all float64.
     activation : {"relu", "tanh", "elu"}
-    output : {"linear", "sigmoid"}
+    output : {"linear", "sigmoid", "tanh"}
+    shortcuts : bool
+        See `hepgen.networks.MLP`.
 
     Raises
     ------
@@ -230,19 +236,26 @@ class FrozenMLP:
         The weights are not those of one network.
     """
 
-    def __init__(self, state: Mapping[str, Array], *, activation: str = "relu", output: str = "linear") -> None:
+    def __init__(self, state: Mapping[str, Array], *, activation: str = "relu", output: str = "linear", shortcuts: bool = False) -> None:
         if output not in _OUTPUTS:
             raise UsageError(f"output {output!r} is not known: choose one of {', '.join(_OUTPUTS)}")
         self.state = {name: np.ascontiguousarray(array) for name, array in state.items()}
         self.dtype = _one_dtype(self.state)
-        self.activation, self.output, self._kind = activation, output, _activation(activation)
+        self.activation, self.output, self.shortcuts, self._kind = activation, output, bool(shortcuts), _activation(activation)
         self.layers = _layers(self.state)
+        for layer in range(1, len(self.layers)):
+            if self.has_shortcut(layer) and self.widths[layer] != self.widths[layer - 2]:
+                raise UsageError(f"shortcuts join hidden layers of equal widths, and those of the network are {self.widths[1:-1]}")
         self._flat = np.concatenate([part.ravel() for layer in self.layers for part in layer])
 
     @property
     def widths(self) -> tuple[int, ...]:
         """Columns that go in, units of every layer, the last of which come out."""
         return (int(self.layers[0][0].shape[1]), *(len(bias) for _, bias in self.layers))
+
+    def has_shortcut(self, layer: int) -> bool:
+        """Whether the units of hidden layer - 2 are added before the activation of this layer; layers count from 1."""
+        return self.shortcuts and layer > 2 and layer % 2 == 1 and layer < len(self.layers)
 
     def __call__(self, x: Array) -> Array:
         """(n, inputs) -> (n, outputs) in the dtype of the weights. A row does not depend on the others."""
@@ -252,10 +265,12 @@ class FrozenMLP:
         core = _core("mlp")
         if core is not None:
             output = list(_OUTPUTS).index(self.output)
-            network = self._flat[None], np.zeros(1, np.int64), list(self.widths), self._kind, output, 0.0
+            network = self._flat[None], np.zeros(1, np.int64), list(self.widths), self._kind, output, self.shortcuts, 0.0
             out, _ = core.mlp_apply(x[None], *network, False, dispatch.thread_count())
             return np.asarray(out[0])
         *hidden, (weight, bias) = self.layers
-        for inner, offset in hidden:
-            x = _ACTIVATIONS[self.activation](x @ inner.T + offset)
+        before = x
+        for layer, (inner, offset) in enumerate(hidden, start=1):
+            total = x @ inner.T + offset
+            before, x = x, _ACTIVATIONS[self.activation](total + before if self.has_shortcut(layer) else total)
         return _OUTPUTS[self.output](x @ weight.T + bias)

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hepgen.errors import UsageError
-from hepgen.kernels.perceptron import OUTPUTS, Dropout, MlpWeights, mlp, mlp_reference
-from hepgen.networks.made import activation_function
+from hepgen.kernels.perceptron import Dropout, MlpShape, MlpWeights, mlp, mlp_reference
 
 
 class MLP(nn.Module):
@@ -27,9 +26,12 @@ class MLP(nn.Module):
     activation
         "relu", "tanh" or "elu".
     output
-        "linear" or "sigmoid".
+        "linear", "sigmoid" or "tanh".
     dropout
         Probability that a hidden unit is left out of a training step.
+    shortcuts
+        Add the units of the hidden layer two before to the sums of hidden layers 3, 5, ... before their activation (He et al. 2015); the
+        layers so joined are of equal widths. Fewer than three hidden layers have none.
     """
 
     def __init__(
@@ -40,17 +42,16 @@ class MLP(nn.Module):
         activation: str = "relu",
         output: str = "linear",
         dropout: float = 0.0,
+        shortcuts: bool = False,
     ) -> None:
         super().__init__()
         widths = [inputs, *hidden, outputs]
         if min(widths) < 1:
             raise UsageError(f"a network needs at least one unit in every layer, not {'-'.join(map(str, widths))}")
-        if output not in OUTPUTS:
-            raise UsageError(f"output {output!r} is not known: choose one of {', '.join(OUTPUTS)}")
         if not 0 <= dropout < 1:
             raise UsageError(f"dropout is a probability below 1, not {dropout}")
-        self._activate = activation_function(activation)
-        self.activation, self.output, self.dropout = activation, output, dropout
+        MlpShape(widths, activation, output, shortcuts).check()
+        self.activation, self.output, self.dropout, self.shortcuts = activation, output, dropout, shortcuts
         self.layers = nn.ModuleList(nn.Linear(seen, units) for seen, units in pairwise(widths))
 
     @property
@@ -60,7 +61,7 @@ class MLP(nn.Module):
 
     def weights(self) -> MlpWeights:
         """The parameters as the kernel takes them."""
-        return MlpWeights([(layer.weight, layer.bias) for layer in self.linears], self.activation, self.output)
+        return MlpWeights([(layer.weight, layer.bias) for layer in self.linears], self.activation, self.output, self.shortcuts)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., inputs) -> (..., outputs)."""
@@ -76,4 +77,5 @@ class MLP(nn.Module):
 
     def extra_repr(self) -> str:
         """What the layers do not say."""
-        return f"activation={self.activation!r}, output={self.output!r}, dropout={self.dropout}"
+        shortcuts = ", shortcuts=True" if self.shortcuts else ""
+        return f"activation={self.activation!r}, output={self.output!r}, dropout={self.dropout}{shortcuts}"

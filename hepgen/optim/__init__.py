@@ -6,5 +6,6 @@ from hepgen.optim.ecd import ECD, eta_for
 from hepgen.optim.lamb import LAMB
 from hepgen.optim.mdmm import MDMM
 from hepgen.optim.schedules import cosine_decay, power_decay
+from hepgen.optim.swats import SWATS
 
-__all__ = ["ECD", "LAMB", "MDMM", "cosine_decay", "eta_for", "power_decay"]
+__all__ = ["ECD", "LAMB", "MDMM", "SWATS", "cosine_decay", "eta_for", "power_decay"]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from hepgen.training.loop import Objective, Plan, train, train_ensemble
+from hepgen.training.loop import Objective, train, train_ensemble
+from hepgen.training.plan import Plan, Stage, halving_stages
 from hepgen.training.record import Record
 from hepgen.training.samples import Batch, Sample
 
-__all__ = ["Batch", "Objective", "Plan", "Record", "Sample", "train", "train_ensemble"]
+__all__ = ["Batch", "Objective", "Plan", "Record", "Sample", "Stage", "halving_stages", "train", "train_ensemble"]

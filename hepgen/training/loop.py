@@ -12,8 +12,8 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +21,14 @@ import torch
 from torch import Tensor, nn
 
 from hepgen.errors import FitInterrupted, InputError, UsageError
-from hepgen.optim import ECD, LAMB, cosine_decay, eta_for, power_decay
+from hepgen.optim import ECD, eta_for
 from hepgen.optim.ecd import largest_fan_in
 from hepgen.progress import progress_bar
 from hepgen.training.checkpoint import load_checkpoint, save_checkpoint
 from hepgen.training.interrupts import deferred_interrupt
+from hepgen.training.plan import OPTIMIZERS, Plan, Stage
 from hepgen.training.record import Record
 from hepgen.training.samples import Batch, BatchOrder, Sample, fingerprint
-
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "rmsprop": torch.optim.RMSprop,
-    "adam": torch.optim.Adam,
-    "sgd": torch.optim.SGD,
-    "ecd": ECD,
-    "lamb": LAMB,
-}
-SCHEDULES = ("power", "cosine")
 
 WHOLE = ""  # in place of a player's name where there is one optimiser, for the whole objective
 STATE = ("epoch", "step", "seconds", "sums", "best", "running")  # of a fit, beside the records, the objective and its optimisers
@@ -81,72 +73,6 @@ class Objective(nn.Module):
 
     def after_step(self, losses: Mapping[str, Tensor]) -> None:
         """Called after every step of an optimiser."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How a fit is run; see `train`.
-
-    Attributes
-    ----------
-    epochs, batch_size
-        Passes through the longest sample, and events per step.
-    learning_rate
-        First and last learning rate of the decay.
-    power
-        Power of the decay: 0.5 is the square-root decay of the sim-to-data paper.
-    optimizer
-        "rmsprop", "adam", "sgd", "lamb" or "ecd" (`hepgen.optim.ECD`, whose `learning_rate` is of order 0.1 to 1); one of its kind for each
-        player.
-    options
-        Further arguments of the optimiser by name. The eta of ECD is that of `hepgen.optim.eta_for` for all steps of the fit by default.
-    clip_norm
-        Largest norm of the gradient of one step, of each player by itself; None does not clip, nor does "ecd", which conserves energy
-        with the gradient of its loss.
-    validation
-        Fraction of each sample held out.
-    patience
-        Epochs without a better validation loss before the fit stops; None never stops.
-    seed
-        Fixes the split, the order and all random numbers.
-    schedule
-        "power", or "cosine" for a decay along half a cosine.
-    validate_every
-        Epochs from one validation loss, and entry of the record, to the next; the last epoch has one.
-    """
-
-    epochs: int
-    batch_size: int
-    learning_rate: tuple[float, float] = (1e-3, 1e-5)
-    power: float = 0.5
-    optimizer: str = "rmsprop"
-    clip_norm: float | None = 10.0
-    validation: float = 0.1
-    patience: int | None = None
-    seed: int = 1
-    options: Mapping[str, Any] = field(default_factory=dict)
-    schedule: str = "power"
-    validate_every: int = 1
-
-    def __post_init__(self) -> None:
-        if self.optimizer not in OPTIMIZERS:
-            raise UsageError(f"optimizer {self.optimizer!r} is not known: choose one of {', '.join(OPTIMIZERS)}")
-        if self.schedule not in SCHEDULES:
-            raise UsageError(f"schedule {self.schedule!r} is not known: choose one of {', '.join(SCHEDULES)}")
-        if self.validate_every < 1:
-            raise UsageError(f"there must be at least one epoch from one validation to the next, not validate_every={self.validate_every}")
-        if self.epochs < 1 or self.batch_size < 1:
-            raise UsageError(
-                f"a fit needs at least one epoch and one event per batch, not epochs={self.epochs}, batch_size={self.batch_size}"
-            )
-        if not 0 < self.validation < 1:
-            raise UsageError(f"the validation fraction must lie between 0 and 1, not {self.validation}")
-
-    def rate(self, step: int, steps: int) -> float:
-        """The learning rate at `step` of `steps`."""
-        if self.schedule == "cosine":
-            return cosine_decay(step, steps, *self.learning_rate)
-        return power_decay(step, steps, *self.learning_rate, self.power)
 
 
 def train(
@@ -224,9 +150,10 @@ class _Fit:
         self.objective, self.plan, self.checkpoint = objective, plan, checkpoint
         self.ensemble = objective.members is not None
         self.order = BatchOrder(samples, plan.validation, plan.batch_size, seeds, ensemble=self.ensemble)
-        modules: dict[str, nn.Module] = {name: objective.get_submodule(name) for name in objective.players} or {WHOLE: objective}
-        self.parameters = {name: [p for p in module.parameters() if p.requires_grad] for name, module in modules.items()}
-        self.optimizers = {name: self._new_optimizer(name, module, seeds) for name, module in modules.items()}
+        self.seeds = seeds
+        self.modules: dict[str, nn.Module] = {name: objective.get_submodule(name) for name in objective.players} or {WHOLE: objective}
+        self.parameters = {name: [p for p in module.parameters() if p.requires_grad] for name, module in self.modules.items()}
+        self.optimizers = self._new_optimizers(plan.stage(0))
         self.records = [Record() for _ in seeds]
         self.running = tuple(range(len(seeds)))
         self.epoch = self.step = 0
@@ -237,7 +164,8 @@ class _Fit:
         self.fingerprint = ""
         if checkpoint is not None:
             shapes = ((n, tuple(p.shape)) for n, p in objective.state_dict().items())
-            self.fingerprint = fingerprint(samples, asdict(plan), tuple(seeds), *shapes)
+            settings = {name: value for name, value in asdict(plan).items() if name != "stages" or value}
+            self.fingerprint = fingerprint(samples, settings, tuple(seeds), *shapes)
             self._restore(load_checkpoint(checkpoint, self.fingerprint))
 
     def run(self, checkpoint_seconds: float, title: str, progress: bool | None) -> list[Record]:
@@ -260,17 +188,20 @@ class _Fit:
         self.objective.load_state_dict(self.best)
         return self.records
 
-    def _new_optimizer(self, name: str, module: nn.Module, seeds: Sequence[int]) -> torch.optim.Optimizer:
-        options = dict(self.plan.options)
-        if self.plan.optimizer == "ecd":
+    def _new_optimizers(self, stage: Stage) -> dict[str, torch.optim.Optimizer]:
+        return {name: self._new_optimizer(name, module, stage) for name, module in self.modules.items()}
+
+    def _new_optimizer(self, name: str, module: nn.Module, stage: Stage) -> torch.optim.Optimizer:
+        options = dict(stage.options)
+        if stage.optimizer == "ecd":
             fan_in = self.objective.fan_in if name == WHOLE else largest_fan_in(module)
-            options.setdefault("eta", eta_for(fan_in, self.plan.epochs * self.order.steps))
+            options.setdefault("eta", eta_for(fan_in, stage.epochs * self.order.steps))
             if self.ensemble:
-                options |= {"systems": len(seeds), "seed": seeds}
+                options |= {"systems": len(self.seeds), "seed": self.seeds}
         try:
-            return OPTIMIZERS[self.plan.optimizer](module.parameters(), lr=self.plan.learning_rate[0], **options)
+            return OPTIMIZERS[stage.optimizer](module.parameters(), lr=stage.learning_rate, **options)
         except TypeError as error:
-            raise UsageError(f"the optimizer {self.plan.optimizer!r} does not take these options: {error}") from error
+            raise UsageError(f"the optimizer {stage.optimizer!r} does not take these options: {error}") from error
 
     def _said(self, member: int) -> str:
         """On the progress bar, of one member and how many others there are."""
@@ -324,8 +255,12 @@ class _Fit:
         self._drain()
         self.epoch, self.step, self.seconds = self.epoch + 1, 0, self.seconds + seconds
         self._check([self.sums[member] for member in self.running])
-        if self.epoch % self.plan.validate_every == 0 or self.epoch == self.plan.epochs:
+        ends = self.plan.ends
+        if self.epoch % self.plan.validate_every == 0 or self.epoch == self.plan.epochs or self.epoch in ends:
             self._validate()
+        if self.epoch in ends[:-1]:
+            self.objective.load_state_dict(self.best)
+            self.optimizers = self._new_optimizers(self.plan.stage(self.epoch))
 
     def _validate(self) -> None:
         """Record the epochs since the last validation, keep the weights that are the best so far, and see who has finished."""
@@ -411,5 +346,6 @@ class _Fit:
             setattr(self, name, state[name])
         self.records = [Record.from_dict(record) for record in state["records"]]
         self.objective.load_state_dict(state["objective"])
+        self.optimizers = self._new_optimizers(self.plan.stage(self.epoch))
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])

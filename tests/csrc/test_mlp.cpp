@@ -47,7 +47,15 @@ double slope_of(Activation kind, double x) {
 // One event forth and back in double: its outputs; the gradients of sum(a * outputs) are added.
 std::vector<double> by_hand(const MlpShape& shape, const std::vector<double>& flat, std::vector<double> x,
                             const double* a, double* to_x, std::vector<double>& to_flat) {
-    const bool sigmoid = shape.output == MlpOutput::sigmoid;
+    const auto joined = [&](int layer) { return shape.shortcuts && layer > 2 && layer % 2 && layer < shape.layers(); };
+    const auto output = [&](double sum) {
+        return shape.output == MlpOutput::sigmoid ? 1 / (1 + std::exp(-sum))
+               : shape.output == MlpOutput::tanh  ? std::tanh(sum)
+                                                  : sum;
+    };
+    const auto output_slope = [&](double y) {
+        return shape.output == MlpOutput::sigmoid ? y * (1 - y) : shape.output == MlpOutput::tanh ? 1 - y * y : 1;
+    };
     std::vector<std::vector<double>> seen{x}, sums;
     std::vector<std::size_t> begin;
     std::size_t at = 0;
@@ -58,24 +66,22 @@ std::vector<double> by_hand(const MlpShape& shape, const std::vector<double>& fl
         for (int u = 0; u < units; ++u) {
             sum[u] = flat[at + std::size_t(in) * units + u];
             for (int k = 0; k < in; ++k) sum[u] += flat[at + u * in + k] * seen.back()[k];
-            value[u] = l + 1 < shape.layers() ? activate(shape.activation, sum[u])
-                       : sigmoid              ? 1 / (1 + std::exp(-sum[u]))
-                                              : sum[u];
+            if (joined(l + 1)) sum[u] += seen[l - 1][u];
+            value[u] = l + 1 < shape.layers() ? activate(shape.activation, sum[u]) : output(sum[u]);
         }
         at += std::size_t(in + 1) * units;
         sums.push_back(sum);
         seen.push_back(value);
     }
-    std::vector<double> back(a, a + shape.widths.back());
+    std::vector<double> back(a, a + shape.widths.back()), around;
     for (int l = shape.layers() - 1; l >= 0; --l) {
         const int in = shape.widths[l], units = shape.widths[l + 1];
-        std::vector<double> below(in);
+        std::vector<double> below(in), here(units);
         for (int u = 0; u < units; ++u) {
-            const double y = seen[l + 1][u];
-            const double slope = l + 1 < shape.layers() ? slope_of(shape.activation, sums[l][u])
-                                 : sigmoid              ? y * (1 - y)
-                                                        : 1;
-            const double g = back[u] * slope;
+            const bool last = l + 1 == shape.layers();
+            const double slope = last ? output_slope(seen[l + 1][u]) : slope_of(shape.activation, sums[l][u]);
+            const double g = (back[u] + (joined(l + 3) ? around[u] : 0)) * slope;
+            here[u] = g;
             to_flat[begin[l] + std::size_t(in) * units + u] += g;
             for (int k = 0; k < in; ++k) {
                 to_flat[begin[l] + u * in + k] += g * seen[l][k];
@@ -83,6 +89,7 @@ std::vector<double> by_hand(const MlpShape& shape, const std::vector<double>& fl
             }
         }
         back = below;
+        if (joined(l + 1)) around = here;
     }
     std::copy(back.begin(), back.end(), to_x);
     return seen.back();
@@ -178,6 +185,9 @@ void test_mlp(int threads) {
         {{3, 5, 2}, Activation::tanh, MlpOutput::sigmoid},
         {{6, 64, 33, 1}, Activation::elu, MlpOutput::sigmoid},
         {{20, 17, 17, 17, 26}, Activation::relu, MlpOutput::linear},
+        {{20, 17, 17, 17, 26}, Activation::relu, MlpOutput::tanh, true},
+        {{3, 33, 20, 33, 9, 33, 40, 2}, Activation::elu, MlpOutput::tanh, true},
+        {{2, 8, 8, 8, 8, 8, 1}, Activation::tanh, MlpOutput::linear, true},
     };
     for (const MlpShape& shape : shapes) {
         for (std::size_t n : {0, 1, 63, 65, 700}) {

@@ -76,7 +76,7 @@ def new_network() -> Callable[..., FrozenMLP]:
     def made(dtype: torch.dtype = torch.float32, seed: int = 1, **options: Any) -> FrozenMLP:
         torch.manual_seed(seed)
         network = MLP(**options)
-        return FrozenMLP(numpy_state(network, dtype), activation=network.activation, output=network.output)
+        return FrozenMLP(numpy_state(network, dtype), activation=network.activation, output=network.output, shortcuts=network.shortcuts)
 
     return made
 

@@ -97,6 +97,14 @@ def test_members_that_agree_have_no_uncertainty(new_ratio: Any, matrix: Any, tmp
     np.testing.assert_allclose(correction.evaluate("up", *matrix.T), correction.evaluate("down", *matrix.T), rtol=1e-12)
 
 
+@pytest.mark.parametrize("options", [{"shortcuts": True}, {"output": "tanh"}])
+def test_what_correctionlib_has_no_network_for(options: dict[str, Any], new_ratio: Any, tmp_path: Path) -> None:
+    model = new_ratio(torch.float64)
+    model.networks[1] = FrozenMLP(model.networks[1].state, activation="relu", **options)
+    with pytest.raises(UsageError, match="neither shortcuts nor an output function: export the model to ONNX"):
+        export_correctionlib(model, tmp_path / "w.json")
+
+
 @pytest.mark.parametrize(("loss", "link"), LINKS)
 def test_outputs_of_any_size_are_held_as_the_model_holds_them(loss: str, link: str, new_ratio: Any, matrix: Any, tmp_path: Path) -> None:
     model = new_ratio(torch.float64, loss=loss, link=link, ensemble=2)

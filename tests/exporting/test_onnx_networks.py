@@ -96,10 +96,21 @@ def test_the_size_of_the_papers_flow(new_flow: Any, tmp_path: Path) -> None:
     assert export_onnx(flow, tmp_path / "i.onnx", part="inverse").stat().st_size < 600_000
 
 
-@pytest.mark.parametrize(("activation", "output"), [("relu", "linear"), ("tanh", "sigmoid"), ("elu", "linear")])
+@pytest.mark.parametrize(
+    ("hidden", "activation", "output", "shortcuts"),
+    [
+        ((16, 8), "relu", "linear", False),
+        ((16, 8), "tanh", "sigmoid", False),
+        ((16, 8), "elu", "linear", False),
+        ((16, 8, 16, 8, 16), "elu", "tanh", True),
+    ],
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_perceptron(activation: str, output: str, dtype: torch.dtype, new_network: Any, run: Any, tmp_path: Path) -> None:
-    network = new_network(dtype, inputs=4, outputs=3, hidden=(16, 8), activation=activation, output=output)
+def test_a_perceptron(
+    hidden: Any, activation: str, output: str, shortcuts: bool, dtype: Any, new_network: Any, run: Any, tmp_path: Path
+) -> None:
+    options = {"hidden": hidden, "activation": activation, "output": output, "shortcuts": shortcuts}
+    network = new_network(dtype, inputs=4, outputs=3, **options)
     path = export(network, "onnx", tmp_path / "n.onnx")
     rows = np.random.default_rng(1).normal(0, 3, (200, 4)).astype(network.dtype)
     for n in (0, 1, 200):

@@ -31,9 +31,15 @@ def draw(n: int, columns: int, seed: int, dtype: torch.dtype = torch.float64) ->
     return torch.randn(n, columns, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
-def network(widths: tuple[int, ...], activation: str = "relu", output: str = "linear", dtype: torch.dtype = torch.float64) -> MlpWeights:
+def network(
+    widths: tuple[int, ...],
+    activation: str = "relu",
+    output: str = "linear",
+    shortcuts: bool = False,
+    dtype: torch.dtype = torch.float64,
+) -> MlpWeights:
     layers = [(draw(b, a, 7 * b + a) / math.sqrt(a), draw(1, b, a)[0]) for a, b in pairwise(widths)]
-    return cast(MlpWeights(layers, activation, output), dtype)
+    return cast(MlpWeights(layers, activation, output, shortcuts), dtype)
 
 
 def cast(weights: MlpWeights, dtype: torch.dtype) -> MlpWeights:
@@ -69,27 +75,44 @@ def compare(x: Tensor, weights: MlpWeights) -> None:
 @needs_cpp
 class TestAgainstReference:
     @pytest.mark.parametrize(
-        ("widths", "rows", "activation", "output"),
+        ("widths", "rows", "activation", "output", "shortcuts"),
         [
-            ((20, 128, 128, 128, 26), 150, "relu", "linear"),
-            ((6, 64, 128, 64, 1), 1100, "elu", "sigmoid"),  # several groups of rows
-            ((1, 50, 100, 50, 1), 65, "tanh", "sigmoid"),
-            ((3, 2), 1, "relu", "sigmoid"),
-            ((1, 1, 1), 64, "elu", "linear"),
+            ((20, 128, 128, 128, 26), 150, "relu", "linear", False),
+            ((6, 64, 128, 64, 1), 1100, "elu", "sigmoid", False),  # several groups of rows
+            ((1, 50, 100, 50, 1), 65, "tanh", "sigmoid", False),
+            ((3, 2), 1, "relu", "sigmoid", False),
+            ((1, 1, 1), 64, "elu", "linear", False),
+            ((20, *[128] * 6, 26), 150, "elu", "tanh", True),  # the decoder of paper D
+            ((4, 33, 20, 33, 7, 33, 5), 1100, "relu", "tanh", True),
+            ((2, 17, 17, 17, 17, 1), 65, "tanh", "linear", True),
+            ((3, 8, 9, 2), 64, "relu", "sigmoid", True),  # too few layers for a shortcut
         ],
     )
-    def test_shapes_in_every_instruction_set(self, isa, widths, rows, activation, output):
-        compare(draw(rows, widths[0], 1), network(widths, activation, output))
+    def test_shapes_in_every_instruction_set(self, isa, widths, rows, activation, output, shortcuts):
+        compare(draw(rows, widths[0], 1), network(widths, activation, output, shortcuts))
 
     @settings(deadline=None, max_examples=40)
     @given(
         rows=st.integers(0, 140),
         widths=st.lists(st.integers(1, 40), min_size=2, max_size=5),
         activation=st.sampled_from(["relu", "tanh", "elu"]),
-        output=st.sampled_from(["linear", "sigmoid"]),
+        output=st.sampled_from(["linear", "sigmoid", "tanh"]),
     )
     def test_any_shape(self, rows, widths, activation, output):
         compare(draw(rows, widths[0], 1), network(tuple(widths), activation, output))
+
+    @settings(deadline=None, max_examples=40)
+    @given(
+        rows=st.integers(0, 140),
+        hidden=st.tuples(st.integers(1, 40), st.integers(1, 40)),  # of odd and even layers
+        depth=st.integers(0, 7),
+        ends=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+        activation=st.sampled_from(["relu", "tanh", "elu"]),
+        output=st.sampled_from(["linear", "tanh"]),
+    )
+    def test_any_shape_with_shortcuts(self, rows, hidden, depth, ends, activation, output):
+        widths = (ends[0], *(hidden[layer % 2] for layer in range(depth)), ends[1])
+        compare(draw(rows, widths[0], 1), network(widths, activation, output, shortcuts=True))
 
 
 @both_backends
@@ -106,12 +129,25 @@ class TestByHand:
             ("tanh", "linear", 2 * math.tanh(-3) + 3 * math.tanh(0.5) + 0.25),
             ("elu", "linear", 2 * math.expm1(-3) + 3 * 0.5 + 0.25),
             ("relu", "sigmoid", 1 / (1 + math.exp(-1.75))),
+            ("relu", "tanh", math.tanh(1.75)),
         ],
     )
     def test_one_event(self, name, activation, output, expected):
         with kernels.backend(name):
             y = mlp(torch.tensor([[1.0, 2.0]]).double(), MlpWeights(self.layers, activation, output))
         assert y.item() == pytest.approx(expected, rel=1e-14)
+
+    def test_a_shortcut_adds_the_layer_two_before_under_the_activation(self, name):
+        one, zero = torch.ones(1, 1).double(), torch.zeros(1).double()
+        # hidden units of x = 1/4: x, elu(x - 2), elu(that + x), elu(2 that), elu(that + the third): no shortcut into even layers
+        layers = [(one, zero), (one, zero - 2), (one, zero), (2 * one, zero), (one, zero), (3 * one, zero)]
+        first, second = 0.25, math.expm1(0.25 - 2)
+        third = math.expm1(second + first)
+        fourth = math.expm1(2 * third)
+        fifth = math.expm1(fourth + third)
+        with kernels.backend(name):
+            y = mlp(torch.tensor([[0.25]]).double(), MlpWeights(layers, "elu", "tanh", shortcuts=True))
+        assert y.item() == pytest.approx(math.tanh(3 * fifth), rel=1e-14)
 
     def test_a_sigmoid_far_out_neither_overflows_nor_turns_nan(self, name):
         one = torch.ones(1, 1)
@@ -123,9 +159,19 @@ class TestByHand:
 
 @needs_cpp
 class TestGradients:
-    @pytest.mark.parametrize(("activation", "output"), [("tanh", "linear"), ("elu", "sigmoid"), ("relu", "sigmoid")])
-    def test_gradcheck(self, activation, output):
-        weights = network((3, 8, 5, 2), activation, output)
+    @pytest.mark.parametrize(
+        ("hidden", "activation", "output", "shortcuts"),
+        [
+            ((8, 5), "tanh", "linear", False),
+            ((8, 5), "elu", "sigmoid", False),
+            ((8, 5), "relu", "sigmoid", False),
+            ((6, 4, 6, 5, 6), "elu", "tanh", True),
+            ((6, 4, 6), "relu", "tanh", True),
+            ((6, 6, 6, 6), "tanh", "linear", True),
+        ],
+    )
+    def test_gradcheck(self, hidden, activation, output, shortcuts):
+        weights = network((3, *hidden, 2), activation, output, shortcuts)
 
         def function(x: Tensor, *tensors: Tensor) -> Tensor:
             return mlp(x, weights._replace(layers=list(zip(tensors[::2], tensors[1::2], strict=True))))
@@ -153,7 +199,7 @@ class TestGradients:
 
         def record_bytes(n: int) -> int:
             parameters = torch.cat([w.detach().reshape(-1) for w in flat(weights)])
-            inputs = x[None, :n], parameters[None], torch.zeros(1, dtype=torch.int64), [2, 500, 500, 1], "relu", "linear", 0.0, True
+            inputs = x[None, :n], parameters[None], torch.zeros(1, dtype=torch.int64), [2, 500, 500, 1], "relu", "linear", False, 0.0, True
             with FakeTensorMode(allow_non_fake_inputs=True):
                 expected = torch.ops.hepgen.mlp(*inputs)[1].numel()
             size = torch.ops.hepgen.mlp(*inputs)[1].numel()
@@ -197,8 +243,9 @@ class TestRows:
                 assert torch.equal(mlp(x[begin:end], weights), whole[begin:end])
 
     @pytest.mark.parametrize("activation", ["relu", "tanh", "elu"])
-    def test_nan_stays_in_its_row(self, isa, activation):
-        weights, clean = network((4, 20, 3), activation, "sigmoid"), draw(100, 4, 1)
+    @pytest.mark.parametrize(("hidden", "output", "shortcuts"), [((20,), "sigmoid", False), ((20, 9, 20), "tanh", True)])
+    def test_nan_stays_in_its_row(self, isa, activation, hidden, output, shortcuts):
+        weights, clean = network((4, *hidden, 3), activation, output, shortcuts), draw(100, 4, 1)
         dirty = clean.clone()
         dirty[[3, 99], [0, 2]] = math.nan
         kept = ~dirty.isnan().any(1)
@@ -250,13 +297,16 @@ class TestThreads:
 @needs_cpp
 class TestTorch:
     @pytest.mark.parametrize("dropout", [0.0, 0.3])
-    def test_opcheck(self, dropout):
-        parameters = draw(2, MlpShape([3, 6, 4, 2]).size, 2).requires_grad_()
+    @pytest.mark.parametrize(("output", "shortcuts"), [("sigmoid", False), ("tanh", True)])
+    def test_opcheck(self, dropout, output, shortcuts):
+        widths = [3, 6, 4, 6, 2]
+        parameters = draw(2, MlpShape(widths).size, 2).requires_grad_()
         x, seeds = draw(10, 3, 1).reshape(2, 5, 3).requires_grad_(), torch.tensor([3, 4])
-        torch.library.opcheck(torch.ops.hepgen.mlp.default, (x, parameters, seeds, [3, 6, 4, 2], "tanh", "sigmoid", dropout, True))
+        torch.library.opcheck(torch.ops.hepgen.mlp.default, (x, parameters, seeds, widths, "tanh", output, shortcuts, dropout, True))
 
-    def test_compile(self):
-        weights = network((3, 6, 4, 2))
+    @pytest.mark.parametrize("shortcuts", [False, True])
+    def test_compile(self, shortcuts):
+        weights = network((3, 6, 4, 6, 2), shortcuts=shortcuts)
 
         def scaled(x: Tensor, weights: MlpWeights) -> Tensor:
             return 3 * mlp(2 * x, weights)
@@ -284,7 +334,15 @@ class TestEnsemble:
     @pytest.mark.parametrize("probability", [0.0, 0.05, 0.5])
     @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-4)])
     def test_against_reference(self, isa, activation, probability, dtype, tolerance):
-        shape = MlpShape((2, 37, 16, 2), activation, "sigmoid")
+        self.compare(MlpShape((2, 37, 16, 2), activation, "sigmoid"), probability, dtype, tolerance)
+
+    @pytest.mark.parametrize("activation", ["relu", "tanh", "elu"])
+    @pytest.mark.parametrize("probability", [0.05, 0.5])
+    def test_shortcuts_and_dropout_against_reference(self, isa, activation, probability):
+        self.compare(MlpShape((2, 37, 16, 37, 16, 37, 3), activation, "tanh", True), probability, torch.float64, 1e-12)
+
+    @staticmethod
+    def compare(shape, probability, dtype, tolerance):
         x, parameters = ensemble(3, 150, shape, dtype)
         dropout = Dropout(probability, torch.tensor([5, 2**62, 0]))
         results = [ensemble_gradients(f, x, parameters, shape, dropout) for f in (mlp_ensemble, mlp_ensemble_reference)]
@@ -322,8 +380,9 @@ class TestEnsemble:
             both = int((kept & other).sum())
             assert abs(both - count * (1 - probability) ** 2) < 5 * math.sqrt(count * probability)
 
-    def test_gradcheck(self):
-        shape = MlpShape((2, 5, 4, 1), "elu")
+    @pytest.mark.parametrize("shortcuts", [False, True])
+    def test_gradcheck(self, shortcuts):
+        shape = MlpShape((2, 5, 4, 5, 1), "elu", shortcuts=shortcuts)
         x, parameters = ensemble(2, 3, shape)
         dropout = Dropout(0.4, torch.tensor([3, 4]))
         assert torch.autograd.gradcheck(lambda a, b: mlp_ensemble(a, b, shape, dropout), (x, parameters))
@@ -372,5 +431,12 @@ class TestErrors:
     def test_names(self):
         with pytest.raises(UsageError, match="activation 'gelu' is not known: choose one of relu, tanh, elu"):
             mlp(self.x, self.weights._replace(activation="gelu"))
-        with pytest.raises(UsageError, match="output 'softmax' is not known: choose one of linear, sigmoid"):
+        with pytest.raises(UsageError, match="output 'softmax' is not known: choose one of linear, sigmoid, tanh"):
             mlp(self.x, self.weights._replace(output="softmax"))
+
+    def test_a_shortcut_between_layers_of_different_widths(self):
+        with pytest.raises(UsageError, match="a shortcut joins hidden layers 3 and 5, which have 6 and 5 units: give them as many"):
+            mlp(self.x, network((3, 6, 4, 6, 4, 5, 2), shortcuts=True))
+        x, parameters = ensemble(1, 5, MlpShape((3, 6, 4, 5, 1)))
+        with pytest.raises(UsageError, match="hidden layers 1 and 3, which have 6 and 5 units"):
+            mlp_ensemble(x, parameters, MlpShape((3, 6, 4, 5, 1), shortcuts=True))

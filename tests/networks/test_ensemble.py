@@ -23,6 +23,14 @@ def test_every_member_gives_what_its_network_gives() -> None:
     assert torch.equal(ensemble(x[[3, 1]], [3, 1]), together[[3, 1]])
 
 
+def test_members_with_shortcuts() -> None:
+    torch.manual_seed(2)
+    members = [MLP(3, 2, (8, 5, 8), "elu", "tanh", shortcuts=True).double() for _ in range(2)]
+    x = torch.randn(2, 70, 3, dtype=torch.float64)
+    for network, rows, found in zip(members, x, EnsembleMLP(members)(x), strict=True):
+        torch.testing.assert_close(found, network(rows), rtol=1e-14, atol=1e-14)
+
+
 def test_the_state_of_a_member_is_that_of_its_network() -> None:
     members = networks()
     ensemble = EnsembleMLP(members)

@@ -77,12 +77,12 @@ def test_masks_are_those_of_the_torch_network() -> None:
 
 
 @pytest.mark.parametrize("name", ["cpp", "reference"])
-@pytest.mark.parametrize(("activation", "output"), [("relu", "linear"), ("tanh", "sigmoid"), ("elu", "linear")])
-@pytest.mark.parametrize("hidden", [(), (5,), (16, 32, 16)])
-def test_a_perceptron_is_its_twin(hidden: tuple[int, ...], activation: str, output: str, name: str) -> None:
+@pytest.mark.parametrize(("activation", "output"), [("relu", "linear"), ("tanh", "sigmoid"), ("elu", "linear"), ("elu", "tanh")])
+@pytest.mark.parametrize(("hidden", "shortcuts"), [((), False), ((5,), True), ((16, 32, 16), False), ((16, 32, 16, 8, 16), True)])
+def test_a_perceptron_is_its_twin(hidden: tuple[int, ...], shortcuts: bool, activation: str, output: str, name: str) -> None:
     torch.manual_seed(1)
-    network = MLP(4, 3, hidden, activation, output).double()
-    frozen = FrozenMLP(numpy_state(network), activation=activation, output=output)
+    network = MLP(4, 3, hidden, activation, output, shortcuts=shortcuts).double()
+    frozen = FrozenMLP(numpy_state(network), activation=activation, output=output, shortcuts=shortcuts)
     x = np.random.default_rng(1).normal(size=(29, 4))
     with backend(name):
         found = frozen(x)
@@ -119,5 +119,7 @@ def test_weights_that_are_no_network_are_refused() -> None:
     network = MLP(2, 1, (4,))
     with pytest.raises(UsageError, match="output 'cube' is not known"):
         FrozenMLP(numpy_state(network), output="cube")
+    with pytest.raises(UsageError, match=r"shortcuts join hidden layers of equal widths, and those of the network are \(4, 4, 5\)"):
+        FrozenMLP(numpy_state(MLP(2, 1, (4, 4, 5))), shortcuts=True)
     with pytest.raises(UsageError, match=r"takes rows of 2 columns, not an array of shape \(3, 1\)"):
         FrozenMLP(numpy_state(network))(np.zeros((3, 1)))

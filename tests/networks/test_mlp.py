@@ -38,6 +38,25 @@ def test_is_what_torch_makes_of_the_same_layers(name, activation, output, hidden
         torch.testing.assert_close(mine, theirs, rtol=1e-11, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", ["reference", pytest.param("cpp", marks=needs_cpp)])
+def test_shortcuts_are_what_torch_makes_of_the_sums(name):
+    torch.manual_seed(1)
+    network = MLP(3, 2, (9, 7, 9, 8, 9, 6), "elu", "tanh", shortcuts=True).double()
+    x = torch.randn(4, 30, 3, dtype=torch.float64)
+    with kernels.backend(name):
+        y = network(x)
+    first, second, third, fourth, fifth, sixth, last = network.layers
+    kept = nn.functional.elu(first(x))
+    kept = nn.functional.elu(third(nn.functional.elu(second(kept))) + kept)
+    kept = nn.functional.elu(fifth(nn.functional.elu(fourth(kept))) + kept)
+    expected = torch.tanh(last(nn.functional.elu(sixth(kept))))
+    torch.testing.assert_close(y, expected, rtol=1e-13, atol=1e-13)
+    results = [torch.autograd.grad(out.square().sum(), list(network.parameters())) for out in (y, expected)]
+    for mine, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-11, atol=1e-12)
+    assert "shortcuts=True" in repr(network)
+
+
 @needs_cpp
 def test_runs_on_the_kernel():
     function = MLP(3, 2, (4,))(torch.randn(5, 3)).grad_fn.next_functions[0][0]  # it takes the one member of the call
@@ -83,6 +102,7 @@ def test_state_survives():
         ({"hidden": (4, 0)}, "at least one unit in every layer, not 3-4-0-2"),
         ({"activation": "gelu"}, "activation 'gelu' is not known"),
         ({"output": "softmax"}, "output 'softmax' is not known: choose one of linear, sigmoid"),
+        ({"hidden": (4, 5, 6), "shortcuts": True}, "a shortcut joins hidden layers 1 and 3, which have 4 and 6 units"),
         ({"dropout": 1.0}, "dropout is a probability below 1, not 1.0"),
     ],
 )

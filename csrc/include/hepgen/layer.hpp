@@ -9,14 +9,22 @@
 
 namespace hepgen::HEPGEN_ISA {
 
+template <class T, Activation Kind>
+HEPGEN_INLINE Vec<T> activated(Vec<T> x) {
+    if constexpr (Kind == Activation::relu) return x < T(0) ? Vec<T>{} : x;
+    if constexpr (Kind == Activation::tanh) return tanh<T>(x);
+    if constexpr (Kind == Activation::elu) return x > T(0) ? x : expm1_nonpositive<T>(not_above<T>(T(0), x));
+}
+
 // tanh and elu take a pass of their own; relu happens in the panels.
-template <class T, bool Tanh>
+template <class T, Activation Kind>
 void activate_as(T* x, int count) {
-    for (int i = 0; i < count; i += Lanes<T>::width) {
-        const Vec<T> v = load(x + i);
-        if constexpr (Tanh) store(x + i, tanh<T>(v));
-        if constexpr (!Tanh) store(x + i, v > T(0) ? v : expm1_nonpositive<T>(not_above<T>(T(0), v)));
-    }
+    for (int i = 0; i < count; i += Lanes<T>::width) store(x + i, activated<T, Kind>(load(x + i)));
+}
+
+template <class T, Activation Kind>
+void activate_sum_as(T* x, const T* added, int count) {
+    for (int i = 0; i < count; i += Lanes<T>::width) store(x + i, activated<T, Kind>(load(x + i) + load(added + i)));
 }
 
 // The slope from the activated value y: 1 - y^2 for tanh, y + 1 for elu below 0.
@@ -32,8 +40,25 @@ void multiply_slope_as(T* g, const T* y, int count) {
 // In place; relu is done already.
 template <class T>
 HEPGEN_INLINE void activate(Activation kind, T* x, int count) {
-    if (kind == Activation::tanh) activate_as<T, true>(x, count);
-    if (kind == Activation::elu) activate_as<T, false>(x, count);
+    if (kind == Activation::tanh) activate_as<T, Activation::tanh>(x, count);
+    if (kind == Activation::elu) activate_as<T, Activation::elu>(x, count);
+}
+
+// Of x + added, relu too; in place.
+template <class T>
+HEPGEN_INLINE void activate_sum(Activation kind, T* x, const T* added, int count) {
+    if (kind == Activation::relu) activate_sum_as<T, Activation::relu>(x, added, count);
+    if (kind == Activation::tanh) activate_sum_as<T, Activation::tanh>(x, added, count);
+    if (kind == Activation::elu) activate_sum_as<T, Activation::elu>(x, added, count);
+}
+
+// g + added, which relu stops where it is not active.
+template <class T>
+void add_adjoints(Activation kind, T* g, const T* added, const T* y, int count) {
+    for (int i = 0; i < count; i += Lanes<T>::width) {
+        const Vec<T> v = load(added + i);
+        store(g + i, load(g + i) + (kind == Activation::relu ? load(y + i) <= T(0) ? Vec<T>{} : v : v));
+    }
 }
 
 template <class T>

@@ -16,6 +16,7 @@ struct MlpShape {
     std::vector<int> widths;  // inputs, hidden ..., outputs
     Activation activation;    // of the hidden layers
     MlpOutput output;
+    bool shortcuts = false;  // MlpPlan says where; those layers must be of equal widths
 
     int layers() const { return int(widths.size()) - 1; }
 };

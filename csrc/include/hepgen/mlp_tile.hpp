@@ -7,7 +7,7 @@
 
 namespace hepgen {
 
-enum class MlpOutput { linear, sigmoid };
+enum class MlpOutput { linear, sigmoid, tanh };
 
 // Everything about a network's shape that its tiles need. Offsets are per layer, 0 being the input.
 struct MlpPlan {
@@ -15,9 +15,13 @@ struct MlpPlan {
     const int* widths;  // layers + 1
     Activation activation;
     MlpOutput output;
+    bool shortcuts;
     const Panels* values;    // [layer - 1], over the layer before
     const Panels* adjoints;  // [layer], over the transposed weights of the layer after
     const std::size_t *values_at, *adjoints_at, *transposed_at, *bias_sums;
+
+    // The values of the hidden layer two before are added before the activation (He et al. 2015): layer 3, 5, ...
+    bool has_shortcut(int layer) const { return shortcuts && layer > 2 && layer % 2 == 1 && layer < layers; }
 };
 
 // Hidden units are left out with a probability of out_of_65536 / 65536, and the others scaled up.
