@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hepgen.estimators import EventGenerator as EventGenerator
     from hepgen.estimators import ObjectReplacer as ObjectReplacer
     from hepgen.estimators import Reweighter as Reweighter
     from hepgen.estimators import SimToData as SimToData
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _LAZY = {
+    "EventGenerator": "hepgen.estimators",
     "Features": "hepgen.events",
     "ObjectReplacer": "hepgen.estimators",
     "Reweighter": "hepgen.estimators",
@@ -43,7 +45,7 @@ _MODULES = (
     "variations",
 )
 
-__all__ = ["Features", "ObjectReplacer", "Reweighter", "Selection", "SimToData", "__version__", "load"]
+__all__ = ["EventGenerator", "Features", "ObjectReplacer", "Reweighter", "Selection", "SimToData", "__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:

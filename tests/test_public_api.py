@@ -9,7 +9,7 @@ import hepgen
 
 
 def test_public_names_are_frozen() -> None:
-    assert hepgen.__all__ == ["Features", "ObjectReplacer", "Reweighter", "Selection", "SimToData", "__version__", "load"]
+    assert hepgen.__all__ == ["EventGenerator", "Features", "ObjectReplacer", "Reweighter", "Selection", "SimToData", "__version__", "load"]
     assert all(getattr(hepgen, name) is not None for name in dir(hepgen))
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = hepgen.nothing

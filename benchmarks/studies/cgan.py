@@ -20,8 +20,8 @@ import cgan_figures
 import cgan_report
 import torch
 from cgan_events import Regions, load
-from cgan_fits import Result, fit_flow, fit_gan
-from cgan_measure import measure
+from cgan_fits import COPIES, Result, fit_flow, fit_gan
+from cgan_measure import measure, scatter
 from ecd_runs import Store, say
 
 import hepgen
@@ -36,19 +36,21 @@ SIZES: dict[str, tuple[int | None, int]] = {
     "flow_epochs": (60, 5),
     "networks": (5, 2),
     "gan_epochs": (200, 2),
-    "latent_epochs": (40, 2),
+    "dense_epochs": (40, 2),
     "every": (2, 1),
     "copies": (10, 2),
+    "repeats": (10, 3),
 }
 HELP = {
     "events": "events of each region at most",
     "test": "events of each region that are kept from the fits",
     "flow_epochs": "epochs of a flow at most",
     "networks": "ratio networks of the transfer by condition",
-    "gan_epochs": "epochs of the convolutional pairs",
-    "latent_epochs": "epochs of the dense pairs that differ in their latents",
+    "gan_epochs": "epochs of the convolutional pair",
+    "dense_epochs": "epochs of the dense pairs, which differ in their latents and conditions",
     "every": "epochs from one measurement of -2 ln Lambda to the next",
     "copies": "objects drawn for each event that is measured",
+    "repeats": "times that latents are drawn anew for the scatter of -2 ln Lambda",
 }
 
 
@@ -71,8 +73,8 @@ class Run:
 RUNS = (
     *(Run("flow", "maf", strategy) for strategy in ("vanilla", "partial", "full")),
     Run("gan", "gan", "full"),
-    *(Run("strategies", "gan", strategy) for strategy in ("partial", "vanilla")),
-    *(Run("latents", "gan-dense", "full", latent) for latent in (4, 8, 16, 32, 64, 128)),
+    *(Run("latents", "gan-dense", "full", latent) for latent in (32, 4, 128, 16, 64)),
+    *(Run("strategies", "gan-dense", strategy) for strategy in ("partial", "vanilla")),
 )
 
 
@@ -110,7 +112,7 @@ def settings_of(run: Run, options: argparse.Namespace) -> Result:
     """What a model depends on, for the name of its result."""
     names = ["events", "test", "seed"]
     names += ["flow_epochs", "flow_batch", "blocks", "networks"] if run.part == "flow" else ["every", "gan_batch"]
-    more = {} if run.part == "flow" else {"epochs": options.latent_epochs if run.part == "latents" else options.gan_epochs}
+    more = {} if run.part == "flow" else {"epochs": options.gan_epochs if run.part == "gan" else options.dense_epochs}
     return {**{name: getattr(options, name) for name in names}, **more, "model": run.model, "strategy": run.strategy, "latent": run.latent}
 
 
@@ -122,8 +124,9 @@ def fitted(run: Run, store: Store, regions: Regions, options: argparse.Namespace
         if run.part == "flow":
             model, found = fit_flow(run.strategy, regions, options.networks if run.strategy == "full" else 0, options)
         else:
-            epochs = options.latent_epochs if run.part == "latents" else options.gan_epochs
-            model, found = fit_gan(run.model, run.strategy, run.latent, epochs, regions, options)
+            epochs = options.gan_epochs if run.part == "gan" else options.dense_epochs
+            copies = COPIES if run.part == "gan" else COPIES[:1]
+            model, found = fit_gan(run.model, run.strategy, run.latent, epochs, copies, regions, options)
         folder.mkdir(parents=True, exist_ok=True)
         model.save(folder / "model.hepgen", overwrite=True)
         return {**found, "file": str((folder / "model.hepgen").relative_to(options.out))}
@@ -147,8 +150,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         models = {run: cast(ObjectReplacer, hepgen.load(options.out / result["file"])) for run, result in found.items()}
         weighted = {run.name for run in models if run.strategy == "full" and run.part != "latents"}
         measured = measure({run.name: model for run, model in models.items()}, regions, options.copies, weighted)
+        scattered = {}
+        for run, model in models.items():
+            if run.part != "strategies" and run.strategy == "full" and run.latent == 32:
+                say(f"latents anew: {run.name}")
+                scattered[run.name] = scatter(model, regions.test, sorted(COPIES)[: None if run.part == "flow" else 2], options.repeats)
     runs: list[tuple[Any, Result]] = list(found.items())
-    text = cgan_report.table(runs, measured, regions, options, __doc__ or "")
+    text = cgan_report.table(runs, measured, scattered, regions, options, __doc__ or "")
     options.table.write_text(text, encoding="utf-8")
     cgan_figures.write(options.table.parent, runs, measured)
     print(text)

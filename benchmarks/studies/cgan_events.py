@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import awkward as ak
 import numpy as np
+import vector
 from numpy.typing import NDArray
 
 from hepgen import Features, ObjectReplacer
@@ -102,3 +103,8 @@ def replaced(model: ObjectReplacer, region: Region, copies: int, picks: dict[str
     parts = [Region(model.transform(region.events, copy=number), region.picked).matrix() for number in range(copies)]
     n = len(region.events)
     return Made(np.concatenate(parts), np.full(copies * n, 1 / copies), np.tile(np.arange(n), copies))
+
+
+def massless(columns: Floats) -> Any:
+    """Vectors of pt, eta and phi (n, 3)."""
+    return vector.array({**dict(zip(("pt", "eta", "phi"), columns.T, strict=True)), "mass": np.zeros(len(columns))})

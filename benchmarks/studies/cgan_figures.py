@@ -22,7 +22,11 @@ def write(folder: Path, runs: Sequence[tuple[Any, Result]], measured: Mapping[st
     """Write all figures for which there are models: cgan_figure2.png and so on."""
     curves = [(run, found) for run, found in runs if "scores" in found]
     copies_of_one(folder / "cgan_figure2.png", [pair for pair in curves if pair[0].part == "gan"])
-    against_epoch(folder / "cgan_figure3.png", [pair for pair in curves if pair[0].part in {"gan", "strategies"}], "strategy")
+    against_epoch(
+        folder / "cgan_figure3.png",
+        [pair for pair in curves if pair[0].part == "strategies" or (pair[0].part, pair[0].latent) == ("latents", 32)],
+        "strategy",
+    )
     against_epoch(folder / "cgan_figure4.png", [pair for pair in curves if pair[0].part == "latents"], "latent")
     best = [name for name in ("gan, full", "gan, full, by condition", "maf, full", "maf, full, by condition") if name in measured]
     momenta(folder / "cgan_figure5.png", measured, best)
@@ -125,7 +129,7 @@ def matrices(file: Path, measured: Mapping[str, Measured], names: Sequence[str])
 
 
 def _epochs(found: Result) -> list[int]:
-    n = len(found["scores"]["1"])
+    n = len(found["scores"][str(COPIES[0])])
     return [min((i + 1) * found["every"], found["epochs"]) for i in range(n)]
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-import vector
-from cgan_events import CONDITIONS, GENERATE, PICKS, TRUE_PICKS, Floats, Region, Regions
+from cgan_events import CONDITIONS, GENERATE, PICKS, TRUE_PICKS, Floats, Region, Regions, massless
 from torch import Tensor
 
 from hepgen import Features, ObjectReplacer
@@ -48,8 +47,13 @@ def fit_flow(strategy: str, regions: Regions, networks: int, options: Any) -> tu
     return model, found | {"transfer": list(model.transfer or ())}
 
 
-def fit_gan(kind: str, strategy: str, latent: int, epochs: int, regions: Regions, options: Any) -> tuple[ObjectReplacer, Result]:
-    """Fit an adversarial pair as `ObjectReplacer` does, with the paper's figure of merit after every `options.every` epochs."""
+def fit_gan(
+    kind: str, strategy: str, latent: int, epochs: int, copies: Sequence[int], regions: Regions, options: Any
+) -> tuple[ObjectReplacer, Result]:
+    """Fit an adversarial pair as `ObjectReplacer` does, with the paper's figure of merit after every `options.every` epochs.
+
+    It is measured with each of so many objects an event, `copies`; the first picks the best epoch.
+    """
     started = time.perf_counter()
     model = new_model(kind, strategy, latent=latent)
     events, features = regions.fit.events, model.features.bind(regions.fit.picked)
@@ -60,9 +64,9 @@ def fit_gan(kind: str, strategy: str, latent: int, epochs: int, regions: Regions
     scaled = np.clip(2 * model.coordinates.forward(matrix) - 1, -1, 1)
     rows = np.concatenate([scaled, _other(regions.fit)], axis=1)
     sample = Sample(torch.from_numpy(rows.astype(np.float32)))
-    shape = GanShape(str(MODELS[kind]), len(GENERATE), (512, 512, 512), latent, 0.2, 0.15, COPIES[0])
+    shape = GanShape(str(MODELS[kind]), len(GENERATE), (512, 512, 512), latent, 0.2, 0.15, copies[0])
     pair = new_pair(shape, scaled.shape[1] - len(GENERATE), options.seed)
-    objective = Watched(*pair, sample, _observables(model, scaled.shape[1]))
+    objective = Watched(*pair, sample, _observables(model, scaled.shape[1]), copies)
     plan = new_plan(kind, model.settings, epochs, options.gan_batch, options.seed, None, None)
     record = train(
         objective, {"signal": sample}, replace(plan, validate_every=options.every), title=f"{kind} {strategy} {latent}", progress=False
@@ -87,19 +91,21 @@ class Watched(AdversarialObjective):
 
     measures_training = False  # a hundred copies of as many training events would cost more than the training
 
-    def __init__(self, generator: Any, discriminator: Any, sample: Sample, observables: Callable[[Floats], Floats]) -> None:
+    def __init__(
+        self, generator: Any, discriminator: Any, sample: Sample, observables: Callable[[Floats], Floats], copies: Sequence[int]
+    ) -> None:
         loss = adversarial_loss("gan", label_noise=0.15)
-        super().__init__(generator, discriminator, loss, sample, observables=observables, copies=COPIES[0])
-        self.found: dict[str, list[float]] = {str(copies): [] for copies in COPIES}
+        super().__init__(generator, discriminator, loss, sample, observables=observables, copies=copies[0])
+        self.found: dict[str, list[float]] = {str(number): [] for number in copies}
 
     def validation_loss(self, batch: Batch) -> Tensor:
-        """-2 ln Lambda per event with the first of `COPIES`; the others are measured beside it."""
+        """-2 ln Lambda per event with the first of the numbers of objects; the others are measured beside it."""
         signal = batch["signal"]
         reference = LambdaReference(self._observables(signal.values.double().numpy()), bins=self.edges)
         for copies, found in self.found.items():
             objects = (self._replaced(signal.values, batch.generator) for _ in range(int(copies)))
             found.append(reference.score(self._observables(rows.double().numpy()) for rows in objects).per_event)
-        return torch.tensor(self.found[str(COPIES[0])][-1], dtype=torch.float64)
+        return torch.tensor(self.found[str(self.copies)][-1], dtype=torch.float64)
 
 
 def _other(region: Region) -> Floats:
@@ -113,13 +119,8 @@ def _observables(model: ObjectReplacer, columns: int) -> Callable[[Floats], Floa
 
     def observables(rows: Floats) -> Floats:
         physical = model.coordinates.inverse((np.clip(rows[:, :columns], -1, 1) + 1) / 2)
-        fake, other = (_massless(part) for part in (physical[:, :3], rows[:, columns:]))
+        fake, other = (massless(part) for part in (physical[:, :3], rows[:, columns:]))
         pair = fake + other
         return np.column_stack([physical[:, 0], np.abs(physical[:, 1]), physical[:, 3], pair.pt / pair.mass])
 
     return observables
-
-
-def _massless(columns: Floats) -> Any:
-    """Vectors of pt, eta and phi (n, 3)."""
-    return vector.array({**dict(zip(("pt", "eta", "phi"), columns.T, strict=True)), "mass": np.zeros(len(columns))})

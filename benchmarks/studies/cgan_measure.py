@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from cgan_events import LABELS, PICKS, TRUE_PICKS, Floats, Made, Regions, figure_columns, replaced
+from cgan_events import LABELS, PICKS, TRUE_PICKS, Floats, Made, Region, Regions, figure_columns, massless, replaced
 from ecd_runs import say
 
 from hepgen import ObjectReplacer
 from hepgen.errors import InputError
-from hepgen.metrics import CorrelationChi, LambdaScore, correlation_chi, lambda_score, marginal_chi2
+from hepgen.events import identity
+from hepgen.metrics import CorrelationChi, LambdaReference, LambdaScore, correlation_chi, lambda_score, marginal_chi2
 
 #: Columns whose shape is compared: all of `LABELS`. Those of the object come first.
 SHAPES = 40
@@ -48,6 +49,26 @@ def measure(models: Mapping[str, ObjectReplacer], regions: Regions, copies: int,
             weighted = made._replace(weights=np.tile(transfers[0] / copies, copies))
             found[f"{name}, by condition"] = _model(real, weighted, score, copies)
     return found
+
+
+def scatter(model: ObjectReplacer, region: Region, copies: Sequence[int], repeats: int, bins: int = 10) -> dict[int, tuple[float, float]]:
+    """Mean and standard deviation of -2 ln Lambda per event of one model from fresh latents, for several numbers of objects an event."""
+    features = model.features.bind(region.picked)
+    matrix = features.to_matrix(region.events)[0]
+    keys, reference = identity(region.events), LambdaReference(_pairs(matrix), bins=bins)
+    found = {}
+    for number in copies:
+        starts = range(0, repeats * number, number)
+        drawn = ((model.transform_matrix(matrix, keys, copy=copy) for copy in range(start, start + number)) for start in starts)
+        values = [reference.score(_pairs(np.column_stack([objects, matrix[:, 4:]])) for objects in part).per_event for part in drawn]
+        found[number] = (float(np.mean(values)), float(np.std(values, ddof=1)))
+    return found
+
+
+def _pairs(matrix: Floats) -> Floats:
+    """Columns of a model that knows the other photon (n, 8 or more) -> those of -2 ln Lambda (n, 4)."""
+    pair = massless(matrix[:, :3]) + massless(matrix[:, 4:7])
+    return np.column_stack([matrix[:, 0], np.abs(matrix[:, 1]), matrix[:, 3], pair.pt / pair.mass])
 
 
 def _alone(matrix: Floats) -> Made:

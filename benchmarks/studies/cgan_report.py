@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import statistics
 import time
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -16,17 +14,31 @@ from cgan_measure import Measured
 
 from hepgen import __version__
 
-#: Share of the measured epochs, at the end, whose scatter figure 2 is about.
-LATE = 0.5
-
 
 def table(
-    runs: Sequence[tuple[Any, Result]], measured: Mapping[str, Measured], regions: Regions, options: argparse.Namespace, about: str
+    runs: Sequence[tuple[Any, Result]],
+    measured: Mapping[str, Measured],
+    scattered: Mapping[str, Mapping[int, tuple[float, float]]],
+    regions: Regions,
+    options: argparse.Namespace,
+    about: str,
 ) -> str:
     """The study as Markdown."""
     commands = [line.strip() for line in about.splitlines() if line.startswith("    ")]
     commands[-1] += f" {options.given}" if options.given else ""
-    parts = [_head(regions, options), "```sh", *commands, "```", "", *_measured(measured), "", *_fits(runs), "", *_scatter(runs), ""]
+    parts = [
+        _head(regions, options),
+        "```sh",
+        *commands,
+        "```",
+        "",
+        *_measured(measured),
+        "",
+        *_fits(runs),
+        "",
+        *_scatter(scattered, options.repeats),
+        "",
+    ]
     return "\n".join(parts)
 
 
@@ -69,24 +81,17 @@ def _fits(runs: Sequence[tuple[Any, Result]]) -> list[str]:
     return _markdown(header, rows)
 
 
-def _scatter(runs: Sequence[tuple[Any, Result]]) -> list[str]:
-    """Figure 2 in numbers: from one measured epoch to the next, with 1, 10 and 100 objects an event."""
-    header = ["-2 ln Lambda of late epochs", *(f"{copies} objects: mean, step to step" for copies in sorted(COPIES))]
+def _scatter(scattered: Mapping[str, Mapping[int, tuple[float, float]]], repeats: int) -> list[str]:
+    """Figure 2 in numbers."""
+    header = [
+        f"-2 ln Lambda of {repeats} draws of all latents",
+        *(f"{copies} objects an event: mean, scatter" for copies in sorted(COPIES)),
+    ]
     rows = []
-    for run, found in runs:
-        if run.part != "gan" or len(found["scores"]["1"]) < 4:
-            continue
-        cells = []
-        for copies in sorted(COPIES):
-            late = found["scores"][str(copies)][-max(int(LATE * len(found["scores"]["1"])), 3) :]
-            cells.append(f"{statistics.mean(late):.3f}, {step_to_step(late):.3f}")
-        rows.append([run.name, *cells])
-    return _markdown(header, rows) if rows else []
-
-
-def step_to_step(values: Sequence[float]) -> float:
-    """Standard deviation of numbers around their trend, from the differences of neighbours."""
-    return statistics.fmean((b - a) ** 2 for a, b in pairwise(values)) ** 0.5 / 2**0.5
+    for name, found in scattered.items():
+        cells = [f"{found[copies][0]:.4f}, {found[copies][1]:.4f}" if copies in found else "" for copies in sorted(COPIES)]
+        rows.append([name, *cells])
+    return _markdown(header, rows)
 
 
 def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

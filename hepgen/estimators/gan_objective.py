@@ -1,4 +1,4 @@
-"""The conditional GAN of paper C as an objective of the training loop.
+"""Adversarial pairs as objectives of the training loop: the conditional GAN of paper C, and those that generate whole events.
 
 Every batch holds "signal" rows, scaled to [-1, 1]: the columns of the object first, those of the condition after, then any that only the
 figure of merit looks at.
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hepgen.errors import InputError, UsageError
+from hepgen.kernels.mmd import mmd2
 from hepgen.losses.adversarial import AdversarialLoss, clip_weights, gradient_penalty
 from hepgen.metrics.lambda_score import LambdaReference
 from hepgen.networks import Discriminator, Generator
@@ -22,12 +23,12 @@ from hepgen.training import Batch, Objective, Sample
 
 Matrix = NDArray[np.float64]
 
-MOST_COLUMNS = 4  # of the objects that are binned by default
+MOST_COLUMNS = 4  # that are binned by default
 CHUNK = 4096  # rows generated at once for the figure of merit
 
 
 class AdversarialObjective(Objective):
-    """A generator, a discriminator and the figure of merit that picks the best epoch: -2 ln Lambda per event.
+    """A generator, a discriminator and the figure of merit that picks the best epoch: -2 ln Lambda per event, or another.
 
     Each step the discriminator moves first, and the generator against what the discriminator has become, with the objects that both saw.
 
@@ -40,14 +41,18 @@ class AdversarialObjective(Objective):
     sample
         All signal rows, whose quantiles are the edges of the bins.
     observables
-        What is binned, (n, columns of the sample) -> (n, d), of scaled rows with generated objects in them; by default the first columns
-        of the object, up to four.
+        What is binned, (n, columns of the sample) -> (n, d), of scaled rows with generated objects in them; by default four
+        columns: the first of the object and, where there is a condition, the first of that, or no correlation with it would count.
     copies
         Objects generated for each event, for the figure of merit alone.
     bins
         Uniformised, in each dimension.
     discriminator_steps
         Steps of the discriminator, each on the real rows of the batch and new generated ones, for one of the generator.
+    figure
+        In place of -2 ln Lambda: (rows, copies of them with generated objects) -> a number, the lower, the better.
+    finish
+        What is made of generated objects (n, outputs) for conditions (n, inputs) before anyone sees them; differentiable.
     """
 
     players = ("discriminator", "generator")
@@ -64,6 +69,8 @@ class AdversarialObjective(Objective):
         copies: int = 10,
         bins: int = 10,
         discriminator_steps: int = 1,
+        figure: Callable[[Sample, Iterable[Tensor]], float] | None = None,
+        finish: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
         columns, used = sample.values.shape[1], generator.outputs + generator.inputs
@@ -75,8 +82,8 @@ class AdversarialObjective(Objective):
             raise UsageError(f"copies and discriminator_steps must be at least 1, not {copies} and {discriminator_steps}")
         self.generator, self.discriminator, self.loss = generator, discriminator, loss
         self.copies, self.discriminator_steps = copies, discriminator_steps
-        self._observables = observables or self._first_columns
-        self.edges = LambdaReference(self._observables(_matrix(sample.values)), _weights(sample), bins=bins).edges
+        self._observables, self._figure, self._finish = observables or self._first_columns, figure, finish
+        self.edges: Any = None if figure else LambdaReference(self._observables(_matrix(sample.values)), _weights(sample), bins=bins).edges
 
     def turns(self, batch: Batch) -> Iterator[tuple[str, dict[str, Tensor]]]:
         """The discriminator's turns and the generator's."""
@@ -105,16 +112,18 @@ class AdversarialObjective(Objective):
         """Scaled objects (n, outputs) for conditions (n, inputs), with fresh latents."""
         latent = torch.randn(len(condition), self.generator.latent, generator=numbers, dtype=condition.dtype)
         objects: Tensor = self.generator(condition, latent)
-        return objects
+        return objects if self._finish is None else self._finish(objects, condition)
 
     def validation_loss(self, batch: Batch) -> Tensor:
-        """-2 ln Lambda per event of the rows of the batch, each with `copies` objects."""
+        """-2 ln Lambda per event, or the other figure of merit, of the rows of the batch, each with `copies` objects."""
         signal = batch["signal"]
         copies = (self._replaced(signal.values, batch.generator) for _ in range(self.copies))
         return torch.tensor(self.score(signal, copies), dtype=torch.float64)
 
     def score(self, signal: Sample, copies: Iterable[Tensor]) -> float:
-        """-2 ln Lambda per event of rows (n, columns), in the binned density of as many others, copy by copy."""
+        """-2 ln Lambda per event, or the other figure of merit, of rows (n, columns) and as many others, copy by copy."""
+        if self._figure is not None:
+            return self._figure(signal, copies)
         reference = LambdaReference(self._observables(_matrix(signal.values)), _weights(signal), bins=self.edges)
         return reference.score((self._observables(_matrix(rows)) for rows in copies), _weights(signal)).per_event
 
@@ -131,11 +140,46 @@ class AdversarialObjective(Objective):
         return rows[:, :outputs], rows[:, outputs : outputs + self.generator.inputs]
 
     def _first_columns(self, rows: Matrix) -> Matrix:
-        return rows[:, : min(self.generator.outputs, MOST_COLUMNS)]
+        outputs, conditions = self.generator.outputs, min(self.generator.inputs, 1)
+        return rows[:, [*range(min(outputs, MOST_COLUMNS - conditions)), *range(outputs, outputs + conditions)]]
 
     def about(self) -> dict[str, Any]:
         """What the training record should hold beside the losses."""
-        return {"copies": self.copies, "bins": [len(edges) - 1 for edges in self.edges]}
+        return {"copies": self.copies} | ({} if self.edges is None else {"bins": [len(edges) - 1 for edges in self.edges]})
+
+
+class MmdObjective(AdversarialObjective):
+    """MMD-GAN (Li et al. 2017): the generator against the kernel that tells its objects best from the real ones.
+
+    The kernel is a mixture of Gaussians on what the hidden layers of the discriminator make of a row, whose parameters are clipped to keep
+    them from growing steep, beside one on the row itself, which nothing can blind. Their widths are multiples of the mean squared distance
+    of the real rows of the batch.
+    """
+
+    scales = (0.125, 0.5, 2.0, 8.0)
+    clip = 0.05
+
+    def turns(self, batch: Batch) -> Iterator[tuple[str, dict[str, Tensor]]]:
+        """The turns of the discriminator, which is the kernel here, and of the generator."""
+        real, condition = self._split(batch["signal"].values)
+        weights = batch["signal"].weights
+        for _ in range(self.discriminator_steps):
+            generated = self.generate(condition, batch.generator).detach()
+            yield "discriminator", {"loss": -self._apart(self._hidden(real, condition), self._hidden(generated, condition), weights)}
+            clip_weights(self.discriminator, self.clip)
+        generated = self.generate(condition, batch.generator)
+        loss = self._apart(self._hidden(real, condition), self._hidden(generated, condition), weights)
+        rows = torch.cat([real, condition], dim=1), torch.cat([generated, condition], dim=1)
+        yield "generator", {"loss": loss + self._apart(*rows, weights)}
+
+    def _hidden(self, objects: Tensor, condition: Tensor) -> Tensor:
+        return self.discriminator.hidden(torch.cat([objects, condition], dim=1))
+
+    def _apart(self, real: Tensor, generated: Tensor, weights: Tensor | None) -> Tensor:
+        """The squared discrepancy of rows (n, k) and (n, k) with the same weights (n,)."""
+        width = 2 * real.detach().var(dim=0).sum().clamp(min=1e-12)
+        widths = (width * torch.tensor(self.scales, dtype=real.dtype))[:, None]
+        return mmd2(generated, real, widths, x_weights=weights, y_weights=weights)
 
 
 def _matrix(rows: Tensor) -> Matrix:

@@ -18,6 +18,7 @@ from hepgen.errors import InputError, ModelFileError, OutputError, UsageError
 
 FORMAT = 1
 ESTIMATORS = {
+    "EventGenerator": "hepgen.estimators.event_generator",
     "ObjectReplacer": "hepgen.estimators.object_replacer",
     "Reweighter": "hepgen.estimators.reweighter",
     "SimToData": "hepgen.estimators.sim_to_data",

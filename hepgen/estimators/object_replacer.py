@@ -164,7 +164,8 @@ class ObjectReplacer(Transformer):
         seed
             Fixes the start, the order and the noise of later transforms.
         learning_rate
-            First and last rate of the square-root decay, 1e-3 to 1e-5 by default; of an adversarial fit along half a cosine, 1e-3 to 0.
+            First and last rate of the square-root decay, 1e-3 to 1e-5 by default; of an adversarial fit along half a cosine, 1e-3 to 0
+            (2e-4 to 0 with Adam, as "gan-dense" has it).
         patience
             Epochs without a better validation loss before the fit of a flow stops; None never stops. An adversarial fit goes on to the end,
             and keeps the epoch with the lowest -2 ln Lambda of the validation events.

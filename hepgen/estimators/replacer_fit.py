@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hepgen.errors import InputError
-from hepgen.estimators.gan_objective import AdversarialObjective
+from hepgen.estimators.gan_objective import MOST_COLUMNS, AdversarialObjective
 from hepgen.losses.adversarial import adversarial_loss
 from hepgen.networks import MAF
 from hepgen.networks.gan import DenseDiscriminator, DenseGenerator, Discriminator, Generator, gan_networks
@@ -109,12 +109,14 @@ def fit_gan(
         All attempts failed.
     """
     sample, inputs = _sample(scaled, weights), scaled.shape[1] - shape.outputs
+    # an event a cell or more, or emptiness is all that counts; the paper has 10^4 cells
+    bins = min(max(int((plan.validation * len(sample)) ** (1 / MOST_COLUMNS)), 2), 10)
     best: tuple[float, dict[str, NDArray[Any]], dict[str, Any]] | None = None
     attempts: list[dict[str, Any]] = []
     for attempt in range(restarts + 1):
         seed = plan.seed if attempt == 0 else mix_seed(plan.seed, 7, attempt)
         objective = AdversarialObjective(
-            *new_pair(shape, inputs, seed), adversarial_loss("gan", label_noise=shape.label_noise), sample, copies=shape.copies
+            *new_pair(shape, inputs, seed), adversarial_loss("gan", label_noise=shape.label_noise), sample, copies=shape.copies, bins=bins
         )
         alone = _columns_alone(objective, sample, plan)
         file = checkpoint / f"gan-{attempt}.checkpoint" if checkpoint is not None else None

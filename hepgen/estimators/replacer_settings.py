@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 #: Models, and the networks of those that are adversarial.
 MODELS = {"maf": None, "gan": "convolutional", "gan-dense": "dense"}
 EPOCHS, GAN_EPOCHS, BATCH_SIZE = 60, 200, 1024
-#: First and last learning rate of the adversarial pair, along half a cosine, as in the paper.
-GAN_RATES = (1e-3, 0.0)
+#: First and last learning rate of an adversarial pair, along half a cosine: the paper's for LAMB; of Adam a wide dense pair bears less.
+GAN_RATES = {"lamb": (1e-3, 0.0), "adam": (2e-4, 0.0), "sgd": (1e-3, 0.0)}
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def new_plan(
     return Plan(
         GAN_EPOCHS if epochs is None else epochs,
         size,
-        learning_rate or GAN_RATES,
+        learning_rate or GAN_RATES[optimizer],
         optimizer=optimizer,
         # as Radford et al. 2015: with the momentum of 0.9 a generator soon stands in a corner of the box, where tanh has no slope left
         options={} if optimizer == "sgd" else {"betas": (0.5, 0.999)},

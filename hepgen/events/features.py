@@ -228,6 +228,35 @@ class Features:
         found = self.extract(events, invalid=invalid, entry_start=entry_start)
         return found.matrix, found.mask
 
+    def extract_optional(self, events: Any, *, entry_start: int = 0) -> tuple[Floats, Bools]:
+        """The columns of all events, those that lack some of the objects too.
+
+        Parameters are those of `extract`.
+
+        Returns
+        -------
+        matrix : (n, d) float64
+            NaN where the object of a column is absent.
+        present : (n, d) bool
+            Where it is there.
+
+        Raises
+        ------
+        InputError
+            A column is missing, is not numeric, or holds NaN or inf where its object is there.
+        """
+        layout = event_layout(events)
+        source = EventSource(layout, self._picks)
+        matrix = np.empty((length_of(layout), len(self)))
+        present = np.empty(matrix.shape, dtype=bool)
+        for column, expression in enumerate(self._expressions):
+            values, there = evaluate(expression, source)
+            wrong = ~np.isfinite(values) & there
+            if wrong.any():
+                raise InputError(_not_finite(self.names[column], np.flatnonzero(wrong) + entry_start))
+            matrix[:, column], present[:, column] = np.where(there, values, np.nan), there
+        return matrix, present
+
     def from_matrix(self, events: Any, matrix: Floats, mask: Bools, *, raw: bool = False) -> Any:
         """Events of the same layout with the output columns replaced.
 

@@ -277,13 +277,14 @@ def test_the_figure_of_merit_is_lambda_score_of_replaced_rows() -> None:
     batch = Batch({"signal": sample}, (7,))
     numbers = torch.Generator().manual_seed(7)
     with torch.no_grad():
-        copies = np.stack([objective.generate(sample.values[:, 2:3], numbers).double().numpy() for _ in range(2)])
+        condition = sample.values[:, 2:3]
+        copies = np.stack([torch.cat([objective.generate(condition, numbers), condition], 1).double().numpy() for _ in range(2)])
     w = sample.weights.double().numpy()
-    expected = lambda_score(sample.values[:, :2].double().numpy(), copies, w, w, bins=5)
+    expected = lambda_score(sample.values[:, :3].double().numpy(), copies, w, w, bins=5)
     assert float(objective.validation_loss(batch)) == pytest.approx(expected.per_event, rel=1e-12)
     again = [float(objective.validation_loss(Batch({"signal": sample}, (7,)))) for _ in range(2)]
     assert again[0] == again[1] == pytest.approx(expected.per_event, rel=1e-12), "the latents are those of the batch"
-    assert objective.about() == {"copies": 2, "bins": [5, 5]}
+    assert objective.about() == {"copies": 2, "bins": [5, 5, 5]}
 
 
 @pytest.mark.parametrize("kind", ["dense", "convolutional"])
