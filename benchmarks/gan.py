@@ -152,7 +152,7 @@ def table(found: dict[str, float], options: argparse.Namespace) -> str:
         f"{datetime.now(UTC):%Y-%m-%d}, hepgen {__version__}, torch {torch.__version__}, {options.threads} threads, "
         f"median of {options.rounds} rounds of {options.steps} steps. Written by",
         "",
-        f"    python benchmarks/gan.py --threads {options.threads} --rounds {options.rounds} --steps {options.steps} --out benchmarks/gan.md",
+        f"    python benchmarks/gan.py --threads {options.threads} --rounds {options.rounds} --steps {options.steps} --out FILE",
         "",
         f"A step of the conditional GAN of paper C at {BATCH} events; hours of its schedule, {EPOCHS} epochs of {EVENTS} events; and "
         "plain torch with the same optimiser over ours.",

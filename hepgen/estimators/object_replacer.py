@@ -225,7 +225,7 @@ class ObjectReplacer(Transformer):
         self.transfer = transfer_factor(np.ones(len(events)) if own is None else own, weights)
         if self.settings.transfer_networks:
             first = len(self.features.outputs)
-            transfer = ConditionTransfer(self.features.computed, self.features.periodic[first:], self.settings.transfer_networks)
+            transfer = ConditionTransfer(self.features.computed, self.features.periodic[first:].tolist(), self.settings.transfer_networks)
             regions = (matrix[:, first:], weights), (events[:, first:], own)
             self.condition_transfer = transfer.fit(*regions, seed=seed, checkpoint=folder, progress=progress)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,7 +58,7 @@ class ConditionTransfer:
         Number of ratio networks; see `hepgen.Reweighter`.
     """
 
-    def __init__(self, columns: Sequence[str], periodic: Sequence[bool], networks: int) -> None:
+    def __init__(self, columns: Sequence[str], periodic: Iterable[bool], networks: int) -> None:
         scalings = [Chain([Angle(), Standard()]) if angle else Standard() for angle in periodic]
         names = [f"c{number}" for number in range(len(columns))]  # what a path means in the events is settled before
         self.reweighter = Reweighter(Features([], computed=names), ensemble=networks, scaler=Scaler(scalings, names), normalise="data")
