@@ -17,6 +17,7 @@ import numpy as np
 
 from hepgen import histograms
 from hepgen.errors import InputError, MissingDependency, OutputError, UsageError
+from hepgen.event_display import event_display as event_display  # noqa: PLC0414 - a picture like the others
 from hepgen.metrics.checks import Float
 from hepgen.ratio_panels import draw_ratio, sample_colour
 
