@@ -152,6 +152,41 @@ def _invalid(given: str) -> Any:
 
 
 @app.command()
+def sample(
+    model: Annotated[Path, typer.Argument(help="A saved EventGenerator.")],
+    events: Annotated[int, typer.Option(help="Events to generate.")],
+    out: Annotated[Path, typer.Option(help="ROOT or Parquet file to write.")],
+    seed: Seed = None,
+    first: Annotated[int, typer.Option(help="Number of the first event: jobs that make parts of one sample begin at different ones.")] = 0,
+    file_format: Annotated[str | None, typer.Option("--format", help="ttree, rntuple or parquet; by the name of OUT by default.")] = None,
+    chunk_size: Annotated[int, typer.Option(help="Events that are drawn and written together.")] = 65_536,
+    workers: Annotated[int | None, typer.Option(help="Threads that draw a chunk each; one for each core by default.")] = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Generate new events into a file; an event depends on the seed and its number alone."""
+    from hepgen.estimators import load
+    from hepgen.sampling import sample_file
+
+    done = sample_file(
+        load(model), out, events, seed=seed, first=first, file_format=file_format, chunk_size=chunk_size, workers=workers,
+        overwrite=overwrite, progress=False if quiet else None,
+    )  # fmt: skip
+    print(f"{out}: {done.events} events of seed {done.seed} in {done.seconds:.1f} s ({done.rate:,.0f} events/s)")
+
+
+@app.command()
+def compare(study: Annotated[Path, typer.Argument(help="The study file.")], overwrite: Overwrite = False, quiet: Quiet = False) -> None:
+    """Run every generator of a study file on one sample, and print all figures of merit side by side."""
+    from hepgen.comparing import compare_study
+    from hepgen.study import Study
+
+    plan = Study.from_file(study)
+    _show(compare_study(plan, overwrite=overwrite, progress=False if quiet else None).table())
+    print(f"models: {plan.out / 'models'}\nreport: {plan.out / 'report' / 'report.html'}")
+
+
+@app.command()
 def evaluate(
     study: Annotated[Path, typer.Argument(help="The study file that was fitted.")],
     model: Annotated[Path | None, typer.Option(help="The model; the study's own by default.")] = None,

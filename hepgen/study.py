@@ -1,7 +1,8 @@
-"""The study file: what `hepgen fit study.toml` reads, checked before any work is done."""
+"""The study file: what `hepgen fit study.toml` and `hepgen compare study.toml` read, checked before any work is done."""
 
 from __future__ import annotations
 
+import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,24 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hepgen.errors import InputError, UsageError
-from hepgen.estimators import Reweighter, SimToData
+from hepgen.estimators import EventGenerator, Reweighter, SimToData
 from hepgen.events import Features, Selection, identity_columns, open_info, read, schema
 
 if TYPE_CHECKING:
     import awkward as ak
 
 Weights = NDArray[np.float64]
+#: Sections that a task needs, and those it knows nothing of.
+FITTED, COMPARED = ("sim", "data"), ("sample", "generate", "models")
+SECTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "sim_to_data": (FITTED, COMPARED),
+    "reweight": (FITTED, COMPARED),
+    "compare": (COMPARED, (*FITTED, "fit_selection", "model", "fit", "evaluation")),
+}
+Which = Literal["sim", "data", "sample"]
+# where the task has no such section, which is checked before any other is looked at
+_ABSENT: Any = None
+_LABEL = re.compile(r"[A-Za-z0-9][\w.+-]*")
 
 
 class _Section(BaseModel):
@@ -72,21 +84,55 @@ class EvaluationSection(_Section):
     variables: list[str] = []
 
 
-class Study(_Section):
-    """A whole study: two samples, the features, the model and the fit. Paths are relative to the study file."""
+class GenerateSection(_Section):
+    """Of a comparison: events each model generates, events it learns from, and what is looked at.
 
-    task: Literal["sim_to_data", "reweight"] = "sim_to_data"
+    `observables` is "features", "ttbar" (`hepgen.metrics.ttbar_observables`) or a list of columns and expressions; `central` the share of
+    the reference that the range of each observable holds, with as much below it as above.
+    """
+
+    events: int = Field(ge=2)
+    train: int = Field(ge=2)
+    observables: Literal["features", "ttbar"] | list[str] = "features"
+    central: float = Field(default=0.998, gt=0, le=1)
+
+
+class Study(_Section):
+    """A whole study: the samples, the features, the model or models and the fit. Paths are relative to the study file.
+
+    The tasks "sim_to_data" and "reweight" have [sim], [data], [model] and [fit]; "compare" has [sample], [generate] and a table for each
+    model, [models.LABEL], of what `hepgen.EventGenerator` and its fit take.
+    """
+
+    task: Literal["sim_to_data", "reweight", "compare"] = "sim_to_data"
     output: str
     seed: int = 1
-    sim: SampleSection
-    data: SampleSection
+    sim: SampleSection = _ABSENT
+    data: SampleSection = _ABSENT
+    sample: SampleSection = _ABSENT
+    generate: GenerateSection = _ABSENT
     features: FeaturesSection
     selection: SelectionSection | None = None
     fit_selection: SelectionSection | None = None
     model: dict[str, Any] = {}
     fit: FitSection = FitSection()
     evaluation: EvaluationSection = EvaluationSection()
+    models: dict[str, dict[str, Any]] = {}
     folder: Path = Path()
+
+    @model_validator(mode="after")
+    def _sections(self) -> Study:
+        needed, unknown = SECTIONS[self.task]
+        missing = [name for name in needed if not getattr(self, name)]
+        odd = [name for name in unknown if name in self.model_fields_set]
+        if missing:
+            raise ValueError(f"the task '{self.task}' needs the section [{missing[0]}]")
+        if odd:
+            raise ValueError(f"the task '{self.task}' has no section [{odd[0]}]: it has {', '.join(needed)}")
+        bad = [label for label in self.models if not _LABEL.fullmatch(label) or label == "reference"]
+        if bad:
+            raise ValueError(f"'{bad[0]}' is no label: take letters, digits, '-', '_', '.' and '+', and another word than reference")
+        return self
 
     @classmethod
     def from_file(cls, path: str | Path) -> Study:
@@ -111,7 +157,7 @@ class Study(_Section):
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "the study"
-            raise UsageError(f"{path}: {where}: {first['msg'].removeprefix('Value error, ').lower()}") from error
+            raise UsageError(f"{path}: {where}: {_said(first['msg'])}") from error
 
     @property
     def out(self) -> Path:
@@ -120,6 +166,8 @@ class Study(_Section):
 
     def estimator(self) -> SimToData | Reweighter:
         """The estimator that the study describes, not fitted."""
+        if self.task == "compare":
+            raise UsageError("a comparison has many models, not one to fit: use hepgen compare")
         columns = Features(self.features.paths, computed=self.features.computed)
         if self.task == "sim_to_data":
             cuts, fit_cuts = _cuts(self.selection), _cuts(self.fit_selection)
@@ -128,6 +176,32 @@ class Study(_Section):
             raise UsageError("a reweighting is fitted to the events it is for: leave out [fit_selection]")
         options = self.model if self.fit.optimizer is None else {**self.model, "optimizer": self.fit.optimizer}
         return Reweighter(columns, schema=self.schema_of_sim(), selection=_cuts(self.selection), **options)
+
+    def generators(self) -> dict[str, tuple[EventGenerator, dict[str, Any]]]:
+        """The generators of a comparison by label, not fitted, and what of their tables their `fit` takes.
+
+        Raises
+        ------
+        UsageError
+            The study is none of that task, or a table holds what a generator does not know; the sentence names the label.
+        """
+        if self.task != "compare":
+            raise UsageError(f"the task '{self.task}' compares no generators: use hepgen fit")
+        if self.features.computed:
+            raise UsageError("features.computed: computed columns cannot be generated; give them as generate.observables")
+        view = self.schema_of("sample")
+        made: dict[str, tuple[EventGenerator, dict[str, Any]]] = {}
+        for label, given in self.models.items():
+            options: dict[str, Any] = {name: given[name] for name in ("epochs", "batch_size") if name in given}
+            settings = {name: value for name, value in given.items() if name not in options}
+            for name, value in options.items():
+                if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                    raise UsageError(f"models.{label}: {name} must be a whole number of at least 1, got {value!r}")
+            try:
+                made[label] = EventGenerator(Features(self.features.paths), schema=view, **settings), options
+            except (UsageError, TypeError) as error:
+                raise UsageError(f"models.{label}: {error}") from error
+        return made
 
     def fit_options(self) -> dict[str, Any]:
         """What of [fit] the estimator's `fit` takes."""
@@ -138,11 +212,16 @@ class Study(_Section):
 
     def schema_of_sim(self) -> str:
         """Name of the schema of the simulation, as given or as detected."""
-        return self.sim.schema_name or open_info(self._files(self.sim)[0], self.sim.tree).schema
+        return self.schema_of("sim")
+
+    def schema_of(self, which: Which) -> str:
+        """Name of the schema of a sample, as given or as detected."""
+        section = self._section(which)
+        return section.schema_name or open_info(self._files(section)[0], section.tree).schema
 
     def load(self, which: Literal["sim", "data"], features: Features, *, evaluation: bool = False) -> LoadedSample:
         """The events of a sample that hold the objects and pass the selection of the fit, or that of the evaluation; with their weights."""
-        section: SampleSection = (getattr(self.evaluation, which) if evaluation else None) or getattr(self, which)
+        section: SampleSection = (getattr(self.evaluation, which) if evaluation else None) or self._section(which)
         cuts = _cuts(self.selection if evaluation or self.fit_selection is None else self.fit_selection)
         more = self.evaluation.variables if evaluation else []
         if more:
@@ -151,8 +230,30 @@ class Study(_Section):
             self._files(section), features, cuts, tree=section.tree, schema_name=section.schema_name, weights=section.weights
         )
 
+    def load_whole(self, features: Features) -> LoadedSample:
+        """The events of a comparison that pass the selection, those that lack some of the objects too."""
+        section = self._section("sample")
+        options: dict[str, Any] = {"tree": section.tree, "schema_name": section.schema_name, "weights": section.weights}
+        return load_sample(self._files(section), features, self.cuts(), **options, lacking=True)
+
+    def cuts(self) -> Selection | None:
+        """The selection that the events are used with."""
+        return _cuts(self.selection)
+
+    def _section(self, which: Which) -> SampleSection:
+        section: SampleSection | None = getattr(self, which)
+        if section is None:
+            raise UsageError(f"the task '{self.task}' has no section [{which}]")
+        return section
+
     def _files(self, section: SampleSection) -> list[str]:
         return [str(self.folder / file) for file in section.files]
+
+
+def _said(message: str) -> str:
+    """What pydantic says, as the end of a sentence."""
+    text = message.removeprefix("Value error, ")
+    return text[:1].lower() + text[1:]
 
 
 def _cuts(section: SelectionSection | None) -> Selection | None:
@@ -179,6 +280,7 @@ def load_sample(
     tree: str | None = None,
     schema_name: str | None = None,
     weights: str = "auto",
+    lacking: bool = False,
 ) -> LoadedSample:
     """Read the columns that features, selection, weights and identity need, and keep the events that pass.
 
@@ -192,6 +294,8 @@ def load_sample(
         Detected by default.
     weights
         "auto" (the schema's event weight), "none", or the name of a branch.
+    lacking
+        Keep events that lack some of the objects.
 
     Raises
     ------
@@ -208,7 +312,7 @@ def load_sample(
         values = view.weight(events)
     else:
         values = np.ones(len(events)) if weights == "none" else np.asarray(events[weights], dtype=np.float64)
-    _, kept = features.to_matrix(events)
+    kept = np.ones(len(events), dtype=bool) if lacking else features.to_matrix(events)[1]
     if selection is not None:
         kept &= selection.mask(events)
     if not kept.any():

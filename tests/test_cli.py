@@ -312,6 +312,71 @@ def test_an_empty_file_cannot_be_fitted_and_passes_through_apply(fitted: Path, r
     assert "of 0 events none" in one_sentence(err)
 
 
+def test_sample_writes_new_events(run: Run, tmp_path: Path, fitted: Path) -> None:
+    model = hepgen.EventGenerator(hepgen.Features(["photon[0].pt", "photon[0].eta"]), "gmm", components=2, schema="atlas-open-data")
+    model.fit(read(samples.packaged("diphoton")["sim"], entry_stop=500)).save(tmp_path / "g.hepgen")
+    out = tmp_path / "x.root"
+    code, said, _ = run("sample", tmp_path / "g.hepgen", "--events", 70, "--out", out, "--seed", 5, "--first", 30, "--chunk-size", 32, "-q")
+    assert code == 0
+    assert "70 events of seed 5 in " in said
+    assert ak.array_equal(read(out).photon.eta, model.sample(100, seed=5)[30:].photon.eta)
+    assert np.allclose(ak.flatten(read(out).photon.pt), ak.flatten(model.sample(100, seed=5)[30:].photon.pt), rtol=1e-6)
+    assert open_info(out).tree == "mini"
+    for arguments, expected, words in (
+        ((tmp_path / "g.hepgen", "--events", 10, "--out", out), 1, "x.root exists already"),
+        ((tmp_path / "g.hepgen", "--events", 0, "--out", tmp_path / "y.root"), 2, "events must be at least 1, got 0"),
+        (
+            (fitted / "photons" / "model.hepgen", "--events", 1, "--out", tmp_path / "y.root"),
+            2,
+            "is a SimToData, which makes no new events",
+        ),
+        ((tmp_path / "none.hepgen", "--events", 1, "--out", tmp_path / "y.root"), 1, "there is no model file"),
+    ):
+        code, _, err = run("sample", *arguments, "-q")
+        assert (code, words in one_sentence(err)) == (expected, True), err
+    assert run("sample", tmp_path / "g.hepgen", "--events", 20, "--out", out, "--format", "rntuple", "--overwrite", "-q")[0] == 0
+    assert open_info(out).format == "RNTuple"
+    assert {path.name for path in tmp_path.iterdir()} == {"g.hepgen", "x.root"}
+
+
+COMPARE = """
+task = "compare"
+output = "generators"
+[sample]
+files = ["{sim}"]
+[features]
+paths = ["photon[0].pt", "photon[0].eta", "photon[0].phi"]
+[generate]
+events = 2000
+train = 500
+[models.kernels]
+model = "kde"
+bandwidth = 0.1
+[models.smeared]
+model = "smearing"
+"""
+
+
+def test_compare_prints_all_generators_side_by_side(run: Run, tmp_path: Path, fitted: Path) -> None:
+    (tmp_path / "study.toml").write_text(COMPARE.format(**samples.packaged("diphoton")))
+    code, said, _ = run("compare", tmp_path / "study.toml", "--quiet")
+    assert code == 0
+    assert "fit [s]" in said
+    found = json.loads((tmp_path / "generators" / "report" / "comparison.json").read_text())["rows"]
+    for label in ("kernels", "smeared"):
+        (line,) = (line for line in said.splitlines() if line.strip().startswith(label) and "±" in line)
+        assert f"{found[label]['delta']['value']:.4f} ± {found[label]['delta']['error']:.4f}" in line
+    assert (tmp_path / "generators" / "models" / "kernels.hepgen").is_file()
+    for command, study, words in (
+        ("compare", tmp_path / "study.toml", "exists and holds files"),
+        ("compare", fitted / "study.toml", "compares no generators: use hepgen fit"),
+        ("fit", tmp_path / "study.toml", "use hepgen compare"),
+        ("evaluate", tmp_path / "study.toml", "there is no model file"),
+    ):
+        code, _, err = run(command, study)
+        assert (code > 0, words in one_sentence(err)) == (True, True), err
+
+
 def test_info_names_ops_backends_and_versions(run: Run) -> None:
     code, said, _ = run("info", "--json")
     assert code == 0

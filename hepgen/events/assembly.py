@@ -52,6 +52,8 @@ class Assembly:
             A column is missing.
         """
         layout = event_layout(events)
+        if layout.is_indexed:  # some of other events, in any order
+            layout = layout.project()
         source = EventSource(layout)
         leaves: dict[tuple[str, ...], list[tuple[int, int]]] = {}
         for column, name in enumerate(features.names):

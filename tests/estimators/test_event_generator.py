@@ -90,6 +90,12 @@ def test_layout_is_that_of_the_events(fitted: hepgen.EventGenerator, sample: ak.
     assert set(ak.flatten(new.Lepton.charge)) <= {-1, 0, 1}
 
 
+def test_some_of_the_events_in_any_order_have_the_same_layout(sample: ak.Array) -> None:
+    rows = np.random.default_rng(4).permutation(2000)
+    fits = [hepgen.EventGenerator(FEATURES, "smearing").fit(events, progress=False) for events in (sample[rows], ak.to_packed(sample[rows]))]
+    assert same(*(model.sample(50) for model in fits))
+
+
 def test_only_sets_of_objects_that_were_learnt(fitted: hepgen.EventGenerator) -> None:
     counts = ak.to_numpy(ak.num(fitted.sample(4000).Lepton))
     assert set(counts) <= {1, 2}

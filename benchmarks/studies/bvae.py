@@ -1,0 +1,175 @@
+"""Generators of events on the three samples of paper D: its B-VAE, the baselines and flows, side by side.
+
+    hepgen samples make ttbar --events 300000 --seed 1 --out studies/ttbar
+    hepgen samples make two_body --events 200000 --seed 1 --out studies/two_body
+    hepgen samples make z_ll --events 200000 --seed 1 --out studies/z_ll
+    python benchmarks/studies/bvae.py --samples studies --out studies/bvae
+
+Every model leaves its file and a JSON file in the output folder and is not fitted again. What --only and --models leave out is read from
+there where it exists, so that parts can run side by side. The table is written to benchmarks/bvae.md, with --quick (the same code) to the
+output folder, and the figures beside it. The parts are in bvae_*.py beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+import bvae_figures
+import bvae_measure
+import bvae_report
+import torch
+from bvae_measure import Sample
+from bvae_models import Result, Run, epochs_of, fit, other_prior, runs_of
+from ecd_runs import Store, say
+
+import hepgen
+from hepgen.estimators import EventGenerator
+from hepgen.kernels import threads
+
+PARTS = ("ttbar", "two_body", "z_ll", "speed")
+#: What each option is in full and with --quick.
+SIZES: dict[str, tuple[int | None, int]] = {
+    "train": (100_000, 1500),
+    "reference": (None, 1500),
+    "generated": (200_000, 1500),
+    "bvae_epochs": (1440, 8),
+    "second_epochs": (100, 1),
+    "maf_epochs": (60, 1),
+    "matching_epochs": (100, 1),
+    "gan_epochs": (100, 1),
+    "copies": (20_000, 500),
+    "points": (12, 5),
+    "timed": (1_000_000, 5000),
+}
+HELP = {
+    "train": "events that are learnt from",
+    "reference": "other events to compare with at most",
+    "generated": "events drawn of each model",
+    "bvae_epochs": "epochs of the B-VAE in all, 4 x 240 + 4 x 120 in the paper",
+    "second_epochs": "epochs of the second stage of the prior two-stage",
+    "maf_epochs": "epochs of maf at most",
+    "matching_epochs": "epochs of flow-matching",
+    "gan_epochs": "epochs of each adversarial pair",
+    "copies": "generated events whose nearest neighbours are looked for",
+    "points": "sizes at which the reference is compared with itself",
+    "timed": "events drawn for the speed",
+}
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options, with the sizes of --quick where it is given."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--samples", type=Path, required=True, help="folder of the folders ttbar, two_body and z_ll of `hepgen samples make`"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of models and results")
+    parser.add_argument("--only", default=",".join(PARTS), help="parts that may compute, by comma; none: write the table of what there is")
+    parser.add_argument("--models", help="models that may be fitted, by semicolon; a B-VAE brings its priors with it (all)")
+    parser.add_argument("--components", default="50,100", help="Gaussians of the mixtures of events, by comma")
+    parser.add_argument("--quick", action="store_true", help="small numbers of everything")
+    parser.add_argument("--table", type=Path, help="file of the table; figures go beside it")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--threads", type=int, help="threads; one is faster where the cores are busy")
+    for name, sizes in SIZES.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, help=f"{HELP[name]} ({sizes[0]}; quick {sizes[1]})")
+    options = parser.parse_args(arguments)
+    for name, sizes in SIZES.items():
+        if getattr(options, name) is None:
+            setattr(options, name, sizes[options.quick])
+    changed = {name: getattr(options, name) for name, sizes in SIZES.items() if getattr(options, name) != sizes[0]}
+    options.given = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in changed.items())
+    options.only = () if options.only == "none" else tuple(options.only.split(","))
+    options.models = None if options.models is None else tuple(options.models.split(";"))
+    options.components = tuple(int(n) for n in options.components.split(","))
+    unknown = set(options.only) - set(PARTS)
+    if unknown:
+        parser.error(f"--only knows {', '.join(PARTS)}, not {', '.join(sorted(unknown))}")
+    names = [run.name for part in PARTS[:3] for run in runs_of(part, options.components) if run.base is None]
+    if options.models is not None and set(options.models) - set(names):
+        parser.error(f"--models knows {'; '.join(dict.fromkeys(names))}, not {'; '.join(sorted(set(options.models) - set(names)))}")
+    if options.table is None:
+        options.table = options.out / "bvae.md" if options.quick else Path(__file__).parent.parent / "bvae.md"
+    return options
+
+
+def settings_of(run: Run, options: argparse.Namespace) -> Result:
+    """What a result depends on, for its name."""
+    sizes = {name: getattr(options, name) for name in ("train", "reference", "generated", "copies", "seed")}
+    second = {"second": options.second_epochs} if run.prior.get("prior") == "two-stage" else {}
+    return {**sizes, **second, "epochs": epochs_of(run, options), "model": run.model, "settings": run.settings, "prior": run.prior}
+
+
+def measured(run: Run, sample: Sample, model: EventGenerator, options: argparse.Namespace) -> Result:
+    """The figures of a model, from events drawn of it."""
+    events, rate = bvae_measure.draw(model, options.generated, options.seed)
+    if run.part == "ttbar":
+        found = bvae_measure.ttbar(sample, events, options.copies)
+    else:
+        found = getattr(bvae_measure, run.part)(bvae_measure.matrix(run.part, events))
+    return {**found, "rate": rate}
+
+
+def part(name: str, store: Store, options: argparse.Namespace) -> dict[str, Result]:
+    """The results of all models of a part that are there or may be computed."""
+    sample = bvae_measure.load(options.samples / name, options.train, options.reference)
+    found: dict[str, Result] = {}
+    for run in runs_of(name, options.components):
+
+        def compute(folder: Path, run: Run = run) -> Result:
+            say(f"{name}: {run.name}")
+            if run.base is None:
+                model, seconds = fit(run, sample.training, folder, options)
+            else:
+                model, seconds = other_prior(run, options.out / found[run.base]["file"], options)
+            file = folder / "model.hepgen"
+            if run.base is None:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                model.save(file, overwrite=True)
+            return {**measured(run, sample, model, options), "seconds": seconds, "file": str(file.relative_to(options.out))}
+
+        if run.base is not None and run.base not in found:
+            continue
+        may = name in options.only and (options.models is None or (run.base or run.name) in options.models)
+        result = Store(options.out, [name] if may else []).get(name, run.name, settings_of(run, options), compute)
+        if result is not None:
+            found[run.name] = result
+    sizes = {key: getattr(options, key) for key in ("train", "reference", "points")}
+    truth = store.get(name, "events", sizes, lambda _: _truth(name, sample, options))
+    return {**({} if truth is None else {"events": truth}), **found}
+
+
+def _truth(name: str, sample: Sample, options: argparse.Namespace) -> Result:
+    say(f"{name}: events against events")
+    if name == "ttbar":
+        return bvae_measure.ideal(sample, options.points)
+    return cast(Result, getattr(bvae_measure, name)(bvae_measure.matrix(name, sample.reference)))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Fit what is missing, measure, write table and figures."""
+    options = parse(arguments)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    store = Store(options.out, options.only)
+    with threads(options.threads or torch.get_num_threads()):
+        found = {name: part(name, store, options) for name in PARTS[:3] if (options.samples / name / "events.root").exists()}
+        bvae = found.get("ttbar", {}).get("bvae")
+        if bvae is not None:
+            model = cast(EventGenerator, hepgen.load(options.out / bvae["file"]))
+            settings = {"timed": options.timed, "threads": options.threads, "file": bvae["file"]}
+            speed = store.get("speed", "bvae", settings, lambda _: bvae_measure.speed(model, options.timed))
+            found |= {} if speed is None else {"speed": {"bvae": speed}}
+    if options.models is not None or 0 < len(options.only) < len(PARTS):
+        say("the table is written with all parts and models")
+        return
+    text = bvae_report.table(found, options, __doc__ or "")
+    options.table.write_text(text, encoding="utf-8")
+    bvae_figures.write(options.table.parent, found, options)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
