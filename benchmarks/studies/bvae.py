@@ -23,39 +23,26 @@ import bvae_report
 import torch
 from bvae_measure import Sample
 from bvae_models import Result, Run, epochs_of, fit, other_prior, runs_of
-from ecd_runs import Store, say
+from study_runs import Sizes, Store, parsed, say, table_file
 
 import hepgen
 from hepgen.estimators import EventGenerator
 from hepgen.kernels import threads
 
 PARTS = ("ttbar", "two_body", "z_ll", "speed")
-#: What each option is in full and with --quick.
-SIZES: dict[str, tuple[int | None, int]] = {
-    "train": (100_000, 1500),
-    "reference": (None, 1500),
-    "generated": (200_000, 1500),
-    "bvae_epochs": (1440, 8),
-    "second_epochs": (100, 1),
-    "maf_epochs": (60, 1),
-    "matching_epochs": (100, 1),
-    "gan_epochs": (100, 1),
-    "copies": (20_000, 500),
-    "points": (12, 5),
-    "timed": (1_000_000, 5000),
-}
-HELP = {
-    "train": "events that are learnt from",
-    "reference": "other events to compare with at most",
-    "generated": "events drawn of each model",
-    "bvae_epochs": "epochs of the B-VAE in all, 4 x 240 + 4 x 120 in the paper",
-    "second_epochs": "epochs of the second stage of the prior two-stage",
-    "maf_epochs": "epochs of maf at most",
-    "matching_epochs": "epochs of flow-matching",
-    "gan_epochs": "epochs of each adversarial pair",
-    "copies": "generated events whose nearest neighbours are looked for",
-    "points": "sizes at which the reference is compared with itself",
-    "timed": "events drawn for the speed",
+#: What each option is in full and with --quick, and what it is.
+SIZES: Sizes = {
+    "train": (100_000, 1500, "events that are learnt from"),
+    "reference": (None, 1500, "other events to compare with at most"),
+    "generated": (200_000, 1500, "events drawn of each model"),
+    "bvae_epochs": (1440, 8, "epochs of the B-VAE in all, 4 x 240 + 4 x 120 in the paper"),
+    "second_epochs": (100, 1, "epochs of the second stage of the prior two-stage"),
+    "maf_epochs": (60, 1, "epochs of maf at most"),
+    "matching_epochs": (100, 1, "epochs of flow-matching"),
+    "gan_epochs": (100, 1, "epochs of each adversarial pair"),
+    "copies": (20_000, 500, "generated events whose nearest neighbours are looked for"),
+    "points": (12, 5, "sizes at which the reference is compared with itself"),
+    "timed": (1_000_000, 5000, "events drawn for the speed"),
 }
 
 
@@ -66,32 +53,15 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--samples", type=Path, required=True, help="folder of the folders ttbar, two_body and z_ll of `hepgen samples make`"
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of models and results")
-    parser.add_argument("--only", default=",".join(PARTS), help="parts that may compute, by comma; none: write the table of what there is")
     parser.add_argument("--models", help="models that may be fitted, by semicolon; a B-VAE brings its priors with it (all)")
     parser.add_argument("--components", default="50,100", help="Gaussians of the mixtures of events, by comma")
-    parser.add_argument("--quick", action="store_true", help="small numbers of everything")
-    parser.add_argument("--table", type=Path, help="file of the table; figures go beside it")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--threads", type=int, help="threads; one is faster where the cores are busy")
-    for name, sizes in SIZES.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int, help=f"{HELP[name]} ({sizes[0]}; quick {sizes[1]})")
-    options = parser.parse_args(arguments)
-    for name, sizes in SIZES.items():
-        if getattr(options, name) is None:
-            setattr(options, name, sizes[options.quick])
-    changed = {name: getattr(options, name) for name, sizes in SIZES.items() if getattr(options, name) != sizes[0]}
-    options.given = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in changed.items())
-    options.only = () if options.only == "none" else tuple(options.only.split(","))
+    options = parsed(parser, SIZES, PARTS, arguments)
     options.models = None if options.models is None else tuple(options.models.split(";"))
     options.components = tuple(int(n) for n in options.components.split(","))
-    unknown = set(options.only) - set(PARTS)
-    if unknown:
-        parser.error(f"--only knows {', '.join(PARTS)}, not {', '.join(sorted(unknown))}")
     names = [run.name for part in PARTS[:3] for run in runs_of(part, options.components) if run.base is None]
     if options.models is not None and set(options.models) - set(names):
         parser.error(f"--models knows {'; '.join(dict.fromkeys(names))}, not {'; '.join(sorted(set(options.models) - set(names)))}")
-    if options.table is None:
-        options.table = options.out / "bvae.md" if options.quick else Path(__file__).parent.parent / "bvae.md"
+    options.table = table_file(options, "bvae.md")
     return options
 
 

@@ -22,35 +22,24 @@ import torch
 from cgan_events import Regions, load
 from cgan_fits import COPIES, Result, fit_flow, fit_gan
 from cgan_measure import measure, scatter
-from ecd_runs import Store, say
+from study_runs import Sizes, Store, parsed, say, table_file
 
 import hepgen
 from hepgen import ObjectReplacer
 from hepgen.kernels import threads
 
 PARTS = ("flow", "gan", "strategies", "latents")
-#: What each option is in full and with --quick.
-SIZES: dict[str, tuple[int | None, int]] = {
-    "events": (None, 4000),
-    "test": (20_000, 1000),
-    "flow_epochs": (60, 5),
-    "networks": (5, 2),
-    "gan_epochs": (200, 2),
-    "dense_epochs": (40, 2),
-    "every": (2, 1),
-    "copies": (10, 2),
-    "repeats": (10, 3),
-}
-HELP = {
-    "events": "events of each region at most",
-    "test": "events of each region that are kept from the fits",
-    "flow_epochs": "epochs of a flow at most",
-    "networks": "ratio networks of the transfer by condition",
-    "gan_epochs": "epochs of the convolutional pair",
-    "dense_epochs": "epochs of the dense pairs, which differ in their latents and conditions",
-    "every": "epochs from one measurement of -2 ln Lambda to the next",
-    "copies": "objects drawn for each event that is measured",
-    "repeats": "times that latents are drawn anew for the scatter of -2 ln Lambda",
+#: What each option is in full and with --quick, and what it is.
+SIZES: Sizes = {
+    "events": (None, 4000, "events of each region at most"),
+    "test": (20_000, 1000, "events of each region that are kept from the fits"),
+    "flow_epochs": (60, 5, "epochs of a flow at most"),
+    "networks": (5, 2, "ratio networks of the transfer by condition"),
+    "gan_epochs": (200, 2, "epochs of the convolutional pair"),
+    "dense_epochs": (40, 2, "epochs of the dense pairs, which differ in their latents and conditions"),
+    "every": (2, 1, "epochs from one measurement of -2 ln Lambda to the next"),
+    "copies": (10, 2, "objects drawn for each event that is measured"),
+    "repeats": (10, 3, "times that latents are drawn anew for the scatter of -2 ln Lambda"),
 }
 
 
@@ -71,10 +60,10 @@ class Run:
 
 
 RUNS = (
-    *(Run("flow", "maf", strategy) for strategy in ("vanilla", "partial", "full")),
+    *(Run("flow", "maf", strategy) for strategy in ("vanilla", "partial", "photon", "full")),
     Run("gan", "gan", "full"),
     *(Run("latents", "gan-dense", "full", latent) for latent in (32, 4, 128, 16, 64)),
-    *(Run("strategies", "gan-dense", strategy) for strategy in ("partial", "vanilla")),
+    *(Run("strategies", "gan-dense", strategy) for strategy in ("photon", "partial", "vanilla")),
 )
 
 
@@ -83,28 +72,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sample", type=Path, required=True, help="folder of sr.root and cr.root of `hepgen samples make gamma_jet`")
     parser.add_argument("--out", type=Path, required=True, help="folder of models and results")
-    parser.add_argument("--only", default=",".join(PARTS), help="parts that may fit, by comma")
-    parser.add_argument("--quick", action="store_true", help="small numbers of everything")
-    parser.add_argument("--table", type=Path, help="file of the table; figures go beside it")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--threads", type=int, help="threads; one is faster where the cores are busy")
     parser.add_argument("--blocks", type=int, default=8, help="of the flow")
     parser.add_argument("--flow-batch", type=int, default=1024)
     parser.add_argument("--gan-batch", type=int, default=1024)
-    for name, sizes in SIZES.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int, help=f"{HELP[name]} ({sizes[0]}; quick {sizes[1]})")
-    options = parser.parse_args(arguments)
-    for name, sizes in SIZES.items():
-        if getattr(options, name) is None:
-            setattr(options, name, sizes[options.quick])
-    changed = {name: getattr(options, name) for name, sizes in SIZES.items() if getattr(options, name) != sizes[0]}
-    options.given = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in changed.items())
-    options.only = tuple(options.only.split(","))
-    unknown = set(options.only) - set(PARTS)
-    if unknown:
-        parser.error(f"--only knows {', '.join(PARTS)}, not {', '.join(sorted(unknown))}")
-    if options.table is None:
-        options.table = options.out / "cgan.md" if options.quick else Path(__file__).parent.parent / "cgan.md"
+    options = parsed(parser, SIZES, PARTS, arguments)
+    options.table = table_file(options, "cgan.md")
     return options
 
 
@@ -143,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         regions = load(options.sample, options.events, options.test)
         store = Store(options.out, options.only)
         found = {run: result for run in RUNS if (result := fitted(run, store, regions, options))}
-        if len(options.only) < len(PARTS):
+        if 0 < len(options.only) < len(PARTS):
             say("measure and report with all parts")
             return
         say("measuring")

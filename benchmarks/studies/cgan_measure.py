@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from cgan_events import LABELS, PICKS, TRUE_PICKS, Floats, Made, Region, Regions, figure_columns, massless, replaced
-from ecd_runs import say
+from study_runs import say
 
 from hepgen import ObjectReplacer
 from hepgen.errors import InputError

@@ -27,46 +27,30 @@ import ecd_thrust
 import torch
 from ecd_jets import Surrogates
 from ecd_report import Found
-from ecd_runs import PATIENCE, Result, Store, Training, own_eta, say
+from ecd_runs import PATIENCE, Training, own_eta
 from ecd_thrust import Halves
+from study_runs import Result, Sizes, Store, parsed, say, table_file
 
 from hepgen.errors import FitInterrupted
 
 STAGES = ("thrust", "scan", "jets", "peers")
-#: What each option is in full and with --quick.
-SIZES: dict[str, tuple[int | None, int | None]] = {
-    "max_events": (None, 40_000),
-    "trainings": (10, 3),
-    "epochs": (500, 30),
-    "floor_draws": (2000, 500),
-    "draws": (100, 8),
-    "scan_events": (100_000, 10_000),
-    "scan_epochs": (100, 10),
-    "scan_patience": (5, 3),
-    "finalists": (3, 1),
-    "jets_n": (100_000, 10_000),
-    "jets_test": (100_000, 10_000),
-    "jets_trainings": (20, 3),
-    "jets_epochs": (100, 40),
-    "flow_epochs": (60, 40),
-    "auc_events": (100_000, 5_000),
-}
-HELP = {
-    "max_events": "events of each thrust sample that pass, and of each jets sample, at most",
-    "trainings": "trainings of each thrust configuration",
-    "epochs": "epochs of a thrust training at most; eta follows from it",
-    "floor_draws": "drawn samples for the statistical floor",
-    "draws": "random points of the Adam scan",
-    "scan_events": "training events of each sample in the scans",
-    "scan_epochs": "epochs in the scans at most",
-    "scan_patience": "patience in the scans",
-    "finalists": "best points of each scan that are trained again, three times",
-    "jets_n": "surrogate events of each sample to train with",
-    "jets_test": "surrogate events to measure on",
-    "jets_trainings": "trainings of each jets configuration",
-    "jets_epochs": "epochs of a jets training at most; eta follows from it",
-    "flow_epochs": "epochs of the flows",
-    "auc_events": "events of each sample for the AUC of flow against sample",
+#: What each option is in full and with --quick, and what it is.
+SIZES: Sizes = {
+    "max_events": (None, 40_000, "events of each thrust sample that pass, and of each jets sample, at most"),
+    "trainings": (10, 3, "trainings of each thrust configuration"),
+    "epochs": (500, 30, "epochs of a thrust training at most; eta follows from it"),
+    "floor_draws": (2000, 500, "drawn samples for the statistical floor"),
+    "draws": (100, 8, "random points of the Adam scan"),
+    "scan_events": (100_000, 10_000, "training events of each sample in the scans"),
+    "scan_epochs": (100, 10, "epochs in the scans at most"),
+    "scan_patience": (5, 3, "patience in the scans"),
+    "finalists": (3, 1, "best points of each scan that are trained again, three times"),
+    "jets_n": (100_000, 10_000, "surrogate events of each sample to train with"),
+    "jets_test": (100_000, 10_000, "surrogate events to measure on"),
+    "jets_trainings": (20, 3, "trainings of each jets configuration"),
+    "jets_epochs": (100, 40, "epochs of a jets training at most; eta follows from it"),
+    "flow_epochs": (60, 40, "epochs of the flows"),
+    "auc_events": (100_000, 5000, "events of each sample for the AUC of flow against sample"),
 }
 
 
@@ -76,11 +60,6 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--thrust", type=Path, help="folder of sim.root and data.root of `hepgen samples make thrust`")
     parser.add_argument("--jets", type=Path, help="folder of sim.root and data.root of `hepgen samples make jets`")
     parser.add_argument("--out", type=Path, required=True, help="folder of results, checkpoints and figures")
-    parser.add_argument("--only", default=",".join(STAGES), help="stages that may train, by comma")
-    parser.add_argument("--quick", action="store_true", help="small numbers of everything")
-    parser.add_argument("--table", type=Path, help="file of the table")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--threads", type=int, help="threads of torch; one is faster where the cores are busy")
     parser.add_argument("--methods", help="thrust configurations, by semicolon; see ecd_thrust.NAMED")
     parser.add_argument("--pairs", help='losses and links of the jets, such as "bce sigmoid,mlc exp" (all six)')
     parser.add_argument("--shapes", default="wide,deep", help="larger thrust networks, by comma; see ecd_thrust.SHAPES")
@@ -88,20 +67,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--eta-factors", type=float, nargs="+", default=[1.0, 0.1], help="of the ECD scan")
     parser.add_argument("--dropout", type=float, default=0.05, help="of the thrust networks")
     parser.add_argument("--jets-dropout", type=float, default=0.1)
-    for name, sizes in SIZES.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int, help=f"{HELP[name]} ({sizes[0]}; quick {sizes[1]})")
-    options = parser.parse_args(arguments)
-    for name, sizes in SIZES.items():
-        if getattr(options, name) is None:
-            setattr(options, name, sizes[options.quick])
-    options.only = tuple(options.only.split(","))
-    unknown = set(options.only) - set(STAGES)
-    if unknown:
-        parser.error(f"--only knows {', '.join(STAGES)}, not {', '.join(sorted(unknown))}")
+    options = parsed(parser, SIZES, STAGES, arguments)
     options.shape_trainings = options.shape_trainings or options.trainings
     options.shapes = tuple(filter(None, options.shapes.split(",")))
-    if options.table is None:
-        options.table = options.out / "ecd_study.md" if options.quick else Path(__file__).parent.parent / "ecd_study.md"
+    options.table = table_file(options, "ecd_study.md")
     return options
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from ecd_jets import Surrogates
-from ecd_runs import Floats, Result
+from ecd_runs import Floats
 from ecd_thrust import EDGES, KEPT
+from study_runs import Result
 
 from hepgen.samples.originals import JET_COLUMNS
 

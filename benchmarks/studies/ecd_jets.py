@@ -11,8 +11,9 @@ from typing import Literal, NamedTuple
 import awkward as ak
 import numpy as np
 import torch
-from ecd_runs import Floats, Result, Store, Training, fit, mean, say, scatter, settings_of
+from ecd_runs import Floats, Training, fit, mean, scatter, settings_of
 from numpy.typing import NDArray
+from study_runs import Result, Store, say
 from torch import Tensor
 
 from hepgen import Features, events

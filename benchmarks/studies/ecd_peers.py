@@ -11,8 +11,9 @@ import ecd_jets
 import ecd_thrust
 import numpy as np
 from ecd_jets import Surrogates
-from ecd_runs import Floats, Result, Store, mean, say
+from ecd_runs import Floats, mean
 from ecd_thrust import Halves
+from study_runs import Result, Store, say
 
 Predict = Callable[[Floats], Floats]
 Method = Callable[[Floats, Floats], Predict]

@@ -15,7 +15,8 @@ import ecd_jets
 import ecd_thrust
 import numpy as np
 import torch
-from ecd_runs import PATIENCE, Mean, Result, mean, quotient
+from ecd_runs import PATIENCE, Mean, mean, quotient
+from study_runs import Result
 
 from hepgen import __version__
 

@@ -1,12 +1,9 @@
-"""What the parts of the ECD study share: trainings, their results on disk, and means with their spread."""
+"""What the parts of the ECD study share: trainings, and means with their spread."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -14,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 import awkward as ak
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from study_runs import Result
 
 from hepgen import Features, Reweighter
 from hepgen.errors import InputError, StepError
@@ -22,17 +20,11 @@ from hepgen.networks import MLP
 from hepgen.optim import eta_for
 
 Floats = NDArray[np.float64]
-Result = dict[str, Any]
 
 #: Epochs without a better validation loss before a training stops, as in the paper.
 PATIENCE = 10
 #: Ratios are held below this, so that a network that says "infinite" spoils a mean and not the arithmetic.
 MOST_RATIO = 1e12
-
-
-def say(text: str) -> None:
-    """Print a line of progress with the time of day."""
-    print(f"[{time.strftime('%H:%M:%S')}] {text}", flush=True)
 
 
 @dataclass(frozen=True)
@@ -130,46 +122,6 @@ def own_eta(training: Training, inputs: int, events: int, validation: float = 0.
     """The eta that `Reweighter` gives ECD by itself, for `events` in the longer sample."""
     kept = events - max(round(validation * events), 1)
     return eta_for(MLP(inputs, 1, training.hidden), training.epochs * max(kept // training.batch_size, 1))
-
-
-class Store:
-    """Results in a folder, one JSON file for each set of settings: what is there is not done again.
-
-    `allowed` names the stages that may compute; those of others are read where they exist.
-    """
-
-    def __init__(self, folder: Path, allowed: Sequence[str]) -> None:
-        self.folder, self.allowed = folder, tuple(allowed)
-        self.computed = 0
-        (folder / "results").mkdir(parents=True, exist_ok=True)
-
-    def get(self, stage: str, name: str, settings: Result, compute: Callable[[Path], Result]) -> Result | None:
-        """The result of these settings; `compute` is given a folder for checkpoints. None where the stage may not compute."""
-        digest = hashlib.sha256(json.dumps([stage, settings], sort_keys=True).encode()).hexdigest()[:10]
-        stem = re.sub(r"[^a-z0-9]+", "-", f"{stage} {name}".lower()).strip("-") + f"-{digest}"
-        file = self.folder / "results" / f"{stem}.json"
-        if file.exists():
-            found: Result = json.loads(file.read_text(encoding="utf-8"))
-            return found["result"]  # type: ignore[no-any-return]
-        if stage not in self.allowed:
-            return None
-        result = compute(self.folder / "checkpoints" / stem)
-        self.computed += 1
-        written = file.with_suffix(".part")
-        written.write_text(json.dumps({"stage": stage, "name": name, "settings": settings, "result": result}), encoding="utf-8")
-        written.replace(file)
-        return result
-
-    def sample(self, name: str, identity: Result | None) -> Result:
-        """The sample that this folder is about: the one given, which is remembered and must stay the same, or the one remembered."""
-        file = self.folder / f"sample-{name}.json"
-        remembered: Result = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-        if identity is None:
-            return remembered
-        if remembered and remembered != identity:
-            raise InputError(f"{self.folder} holds results of another {name} sample ({file}): give another --out")
-        file.write_text(json.dumps(identity), encoding="utf-8")
-        return identity
 
 
 def settings_of(training: Training, **more: Any) -> Result:

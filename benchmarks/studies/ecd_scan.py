@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import ecd_thrust
 import numpy as np
-from ecd_runs import Result, Store, Training, mean, own_eta
+from ecd_runs import Training, mean, own_eta
 from ecd_thrust import Halves
+from study_runs import Result, Store
 
 STEPS = (0.1, 0.5, 1.0, 2.0)
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import awkward as ak
 import numpy as np
-from ecd_runs import Floats, Result, Store, Training, fit, mean, say, scatter, settings_of
+from ecd_runs import Floats, Training, fit, mean, scatter, settings_of
+from study_runs import Result, Store, say
 
 from hepgen import Features, events
 

@@ -92,7 +92,8 @@ def test_layout_is_that_of_the_events(fitted: hepgen.EventGenerator, sample: ak.
 
 def test_some_of_the_events_in_any_order_have_the_same_layout(sample: ak.Array) -> None:
     rows = np.random.default_rng(4).permutation(2000)
-    fits = [hepgen.EventGenerator(FEATURES, "smearing").fit(events, progress=False) for events in (sample[rows], ak.to_packed(sample[rows]))]
+    given = sample[rows], ak.to_packed(sample[rows])
+    fits = [hepgen.EventGenerator(FEATURES, "smearing").fit(events, progress=False) for events in given]
     assert same(*(model.sample(50) for model in fits))
 
 

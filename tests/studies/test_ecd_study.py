@@ -133,11 +133,11 @@ def test_a_training_that_fails_is_noted(tmp_path):
 
 
 def test_results_are_kept_and_belong_to_their_settings(tmp_path):
-    import ecd_runs
+    import study_runs
 
     from hepgen.errors import InputError
 
-    store = ecd_runs.Store(tmp_path, ["a"])
+    store = study_runs.Store(tmp_path, ["a"])
     assert store.get("a", "x", {"n": 1}, lambda _: {"value": 1}) == {"value": 1}
     assert store.get("a", "x", {"n": 1}, lambda _: {"value": 2}) == {"value": 1}
     assert store.get("a", "x", {"n": 2}, lambda _: {"value": 3}) == {"value": 3}
