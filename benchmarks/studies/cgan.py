@@ -60,10 +60,10 @@ class Run:
 
 
 RUNS = (
-    *(Run("flow", "maf", strategy) for strategy in ("vanilla", "partial", "photon", "full")),
+    *(Run("flow", "maf", strategy) for strategy in ("vanilla", "partial", "full")),
     Run("gan", "gan", "full"),
     *(Run("latents", "gan-dense", "full", latent) for latent in (32, 4, 128, 16, 64)),
-    *(Run("strategies", "gan-dense", strategy) for strategy in ("photon", "partial", "vanilla")),
+    *(Run("strategies", "gan-dense", strategy) for strategy in ("partial", "vanilla")),
 )
 
 

@@ -21,10 +21,8 @@ PICKS = {"fake": Pick("Photon", lowest="mvaID"), "other": Pick("Photon", highest
 TRUE_PICKS = {"fake": Pick("Photon", lowest="isPrompt"), "other": Pick("Photon", highest="isPrompt", besides="fake")}
 GENERATE = [f"Photon[fake].{name}" for name in ("pt", "eta", "phi", "mvaID")]
 _OTHER = [f"Photon[other].{name}" for name in ("pt", "eta", "phi", "mvaID")]
-_EVENT = ["count(Jet)", "PV.npvs"]
-#: The paper's strategies, and "photon". A generated column cannot be a condition: "partial", which has the object alone there, is all but
-#: the photons here.
-CONDITIONS = {"vanilla": [], "partial": _EVENT, "photon": _OTHER, "full": [*_OTHER, *_EVENT]}
+#: The paper's strategies. A generated column cannot be a condition, so that "partial" has the other photon in place of the object itself.
+CONDITIONS = {"vanilla": [], "partial": _OTHER, "full": [*_OTHER, "count(Jet)", "PV.npvs"]}
 #: What is looked at: the object, the rest of the event, and the pair.
 COLUMNS = [*(name for name in (*GENERATE, *_OTHER) if not name.endswith("phi")), "count(Jet)", "PV.npvs"]
 _PAIR = ["pt(Photon[fake], Photon[other])", "mass(Photon[fake], Photon[other])"]
