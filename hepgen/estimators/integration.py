@@ -169,8 +169,7 @@ def _called(f: Callable[[Any], ArrayLike], values: Matrix, model: EventGenerator
         return np.empty(0)
     points: Any = values
     if model is not None:
-        assert model.assembly is not None
-        points = model.assembly.build(
+        points = model._fitted(model.assembly).build(
             values, np.ones((1, values.shape[1]), dtype=bool), model._behavior, index=np.zeros(len(values), dtype=np.int64)
         )
     found = np.asarray(f(points), dtype=np.float64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -47,10 +47,8 @@ class Steering:
     def __init__(self, model: EventGenerator, events: Any = None) -> None:
         if model.model != "bvae":
             raise UsageError(f"steering is for model='bvae', not {model.model!r}: the others encode no events")
-        found = model._fitted(model.sampler)
-        assert isinstance(found, BVAE)
-        self.model, self.vae = model, found
-        latents, shares = (found.mu.astype(np.float64), found.shares) if events is None else (self._encoded(events), None)
+        self.model, self.vae = model, cast(BVAE, model._fitted(model.sampler))
+        latents, shares = (self.vae.mu.astype(np.float64), self.vae.shares) if events is None else (self._encoded(events), None)
         latents = latents[np.isfinite(latents).all(axis=1)]
         if len(latents) < 2:
             raise InputError(f"{len(latents)} of the events have objects as they were learnt: principal components need two at least")
