@@ -14,8 +14,7 @@ import numpy as np
 from hepgen.errors import InputError, ModelFileError, UsageError
 from hepgen.events.expressions import EventSource, Path, Picked, parse
 from hepgen.events.features import Features, event_layout
-from hepgen.events.layouts import Bools, Floats, Ints, is_list
-from hepgen.events.layouts import _cast as cast_numbers
+from hepgen.events.layouts import Bools, Floats, Ints, cast_numbers, is_list
 from hepgen.events.presence import any_present
 from hepgen.events.scalings import wrap_angle
 

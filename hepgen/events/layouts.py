@@ -289,7 +289,7 @@ def write_slots(
     if (where < 0).any():
         raise InputError(f"the mask selects event {rows[where < 0][0]}, which has no '{text}': use the mask that to_matrix gave")
     data = numbers(node, text).copy()
-    data[where] = _cast(values, data.dtype, text, angle)
+    data[where] = cast_numbers(values, data.dtype, text, angle)
     return _rebuild(fresh, list(fields), lambda leaf: leaf.copy(data=data))
 
 
@@ -306,7 +306,8 @@ def duplicate(node: Any, fields: Sequence[str], name: str) -> Any:
     return node.copy(contents=[*node.contents, node.content(fields[0])], fields=[*node.fields, name])
 
 
-def _cast(values: Floats, dtype: np.dtype[Any], text: str, angle: bool) -> npt.NDArray[Any]:
+def cast_numbers(values: Floats, dtype: np.dtype[Any], text: str, angle: bool) -> npt.NDArray[Any]:
+    """Numbers (n,) for the column `text` in its dtype: angles within [-pi, pi], integers rounded; InputError where one does not fit."""
     if dtype.kind == "f":
         with np.errstate(over="ignore", under="ignore"):
             cast = values.astype(dtype)
