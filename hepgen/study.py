@@ -74,6 +74,7 @@ class FitSection(_Section):
     learning_rate: tuple[float, float] | None = None
     optimizer: str | None = None
     patience: int | None = Field(default=None, ge=1)
+    device: str | None = None
 
 
 class EvaluationSection(_Section):

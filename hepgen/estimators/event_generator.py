@@ -121,6 +121,7 @@ class EventGenerator(Estimator):
         seed: int = 1,
         checkpoint: str | os.PathLike[str] | None = None,
         progress: bool | None = None,
+        device: str = "cpu",
     ) -> EventGenerator:
         """Learn from events.
 
@@ -140,6 +141,8 @@ class EventGenerator(Estimator):
             Folder for checkpoints: a fit that was stopped goes on from there, to the same weights bit for bit.
         progress
             Show a progress bar (default: on a terminal).
+        device
+            Where to fit: "cpu", or "cuda" for a GPU. Its random numbers are others, and so are the weights; drawing events needs none.
 
         Raises
         ------
@@ -162,7 +165,7 @@ class EventGenerator(Estimator):
         self.seed = seed
         index = self.presence.index(present)
         rows = Rows(self.coordinates.forward(matrix, present), index, own, self._seen())
-        options = FitOptions(epochs, batch_size, seed, Path(checkpoint) if checkpoint is not None else None, progress)
+        options = FitOptions(epochs, batch_size, seed, Path(checkpoint) if checkpoint is not None else None, progress, device)
         state, record = family(self.model).fit(self.model, rows, self.settings, self.latent, options)
         self._take(state)
         self.record = json.loads(json.dumps({"events": len(rows), **record}))  # as it will be read back

@@ -25,6 +25,8 @@ VALIDATION_ROWS = 8192
 class FlowObjective(Objective):
     """A flow and what the four losses share."""
 
+    capturable = True
+
     def __init__(self, flow: MAF) -> None:
         super().__init__()
         self.flow = flow
@@ -32,7 +34,7 @@ class FlowObjective(Objective):
     def generate(self, batch: Batch) -> Tensor:
         """Transform the simulated rows with fresh noise, (n, outputs); differentiable in the flow."""
         sim = batch["sim"].values
-        noise = torch.randn(len(sim), self.flow.features, generator=batch.generator, dtype=sim.dtype)
+        noise = torch.randn(len(sim), self.flow.features, generator=batch.generator, dtype=sim.dtype, device=sim.device)
         delta, _ = self.flow.inverse(noise, sim)
         return sim[:, : self.flow.features] + delta
 
@@ -144,7 +146,10 @@ def data_floors(
 
 
 def _first_rows(batch: Batch) -> Batch:
-    return replace(batch, samples={name: s.take(torch.arange(min(len(s), VALIDATION_ROWS))) for name, s in batch.samples.items()})
+    first = slice(VALIDATION_ROWS)
+    return replace(
+        batch, samples={name: Sample(s.values[first], None if s.weights is None else s.weights[first]) for name, s in batch.samples.items()}
+    )
 
 
 def _product(first: Tensor | None, second: Tensor | None, rows: int) -> Tensor | None:

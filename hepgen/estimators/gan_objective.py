@@ -110,7 +110,7 @@ class AdversarialObjective(Objective):
 
     def generate(self, condition: Tensor, numbers: torch.Generator | None = None) -> Tensor:
         """Scaled objects (n, outputs) for conditions (n, inputs), with fresh latents."""
-        latent = torch.randn(len(condition), self.generator.latent, generator=numbers, dtype=condition.dtype)
+        latent = torch.randn(len(condition), self.generator.latent, generator=numbers, dtype=condition.dtype, device=condition.device)
         objects: Tensor = self.generator(condition, latent)
         return objects if self._finish is None else self._finish(objects, condition)
 
@@ -178,13 +178,13 @@ class MmdObjective(AdversarialObjective):
     def _apart(self, real: Tensor, generated: Tensor, weights: Tensor | None) -> Tensor:
         """The squared discrepancy of rows (n, k) and (n, k) with the same weights (n,)."""
         width = 2 * real.detach().var(dim=0).sum().clamp(min=1e-12)
-        widths = (width * torch.tensor(self.scales, dtype=real.dtype))[:, None]
+        widths = (width * torch.tensor(self.scales, dtype=real.dtype, device=real.device))[:, None]
         return mmd2(generated, real, widths, x_weights=weights, y_weights=weights)
 
 
 def _matrix(rows: Tensor) -> Matrix:
-    return rows.double().numpy()
+    return rows.cpu().double().numpy()
 
 
 def _weights(sample: Sample) -> Matrix | None:
-    return None if sample.weights is None else sample.weights.double().numpy()
+    return None if sample.weights is None else sample.weights.cpu().double().numpy()

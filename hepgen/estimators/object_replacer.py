@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -146,6 +146,7 @@ class ObjectReplacer(Transformer):
         patience: int | None = 10,
         checkpoint: str | os.PathLike[str] | None = None,
         progress: bool | None = None,
+        device: str = "cpu",
     ) -> ObjectReplacer:
         """Fit to simulated events of the signal region.
 
@@ -173,6 +174,8 @@ class ObjectReplacer(Transformer):
             Folder for a checkpoint: a fit that was stopped goes on from there, to the same weights bit for bit.
         progress
             Show a progress bar (default: on a terminal).
+        device
+            Where to fit: "cpu", or "cuda" for a GPU. Its random numbers are others, and so are the weights; transforming needs none.
 
         Raises
         ------
@@ -186,13 +189,13 @@ class ObjectReplacer(Transformer):
         folder = Path(checkpoint) if checkpoint is not None else None
         self.transfer = self.condition_transfer = None
         if control_region is not None:
-            self._fit_transfer((matrix, own), control_region, control_weights, seed, folder, progress)
+            self._fit_transfer((matrix, own), control_region, control_weights, seed, folder, progress, device)
         self.coordinates.fit(matrix, own)
         self.limits = np.stack([matrix.min(0), matrix.max(0)], axis=1)[: len(self.features.outputs)]
         self.seed = seed
         scaled = self._scaled(matrix)
         fit = self._fit_gan if MODELS[self.model] else self._fit_flow
-        plan = new_plan(self.model, self.settings, epochs, batch_size, seed, learning_rate, patience)
+        plan = replace(new_plan(self.model, self.settings, epochs, batch_size, seed, learning_rate, patience), device=device)
         state, record = fit(scaled, own, plan, folder, progress)
         self.network = self._frozen(state)
         self.record = json.loads(json.dumps({"events": len(scaled), "plan": asdict(plan), **record}))  # as it will be read back
@@ -210,6 +213,7 @@ class ObjectReplacer(Transformer):
         seed: int,
         folder: Path | None,
         progress: bool | None,
+        device: str,
     ) -> None:
         # of the control region only objects and condition count, not whether a generated column is constant
         records = self.as_records(control_region)
@@ -227,7 +231,7 @@ class ObjectReplacer(Transformer):
             first = len(self.features.outputs)
             transfer = ConditionTransfer(self.features.computed, self.features.periodic[first:].tolist(), self.settings.transfer_networks)
             regions = (matrix[:, first:], weights), (events[:, first:], own)
-            self.condition_transfer = transfer.fit(*regions, seed=seed, checkpoint=folder, progress=progress)
+            self.condition_transfer = transfer.fit(*regions, seed=seed, checkpoint=folder, progress=progress, device=device)
 
     def _fit_flow(
         self, scaled: Matrix, weights: Matrix | None, plan: Plan, folder: Path | None, progress: bool | None

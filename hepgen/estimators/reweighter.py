@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -186,6 +186,7 @@ class Reweighter(Weigher):
         patience: int | None = 10,
         checkpoint: str | os.PathLike[str] | None = None,
         progress: bool | None = None,
+        device: str = "cpu",
     ) -> Reweighter:
         """Fit the networks to two samples.
 
@@ -208,6 +209,8 @@ class Reweighter(Weigher):
             Folder for checkpoints: a fit that was stopped goes on from there, to the same weights bit for bit.
         progress
             Show a progress bar (default: on a terminal).
+        device
+            Where to fit: "cpu", or "cuda" for a GPU. Its random numbers are others, and so are the weights; transforming needs none.
 
         Raises
         ------
@@ -231,7 +234,7 @@ class Reweighter(Weigher):
         if self.calibration is not None:
             rows = {name: _split(len(part[0]), s.calibration_share, seed, i) for i, (name, part) in enumerate(parts.items())}
             training, held = ({name: _take(part, rows[name][side]) for name, part in parts.items()} for side in (0, 1))
-        plan = self._plan(epochs, batch_size, seed, learning_rate, patience)
+        plan = replace(self._plan(epochs, batch_size, seed, learning_rate, patience), device=device)
         members = fit_members(
             {name: sample(scaler.forward(matrix), weights) for name, (matrix, weights) in training.items()},
             Shape(self.loss, self.link, s.hidden, s.activation, s.dropout),

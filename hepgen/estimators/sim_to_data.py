@@ -175,6 +175,7 @@ class SimToData(Transformer):
         patience: int | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
         progress: bool | None = None,
+        device: str = "cpu",
     ) -> SimToData:
         """Fit the flow to two unpaired samples.
 
@@ -198,6 +199,8 @@ class SimToData(Transformer):
             Folder for checkpoints: a fit that was stopped goes on from there, to the same weights bit for bit.
         progress
             Show a progress bar (default: on a terminal).
+        device
+            Where to fit: "cpu", or "cuda" for a GPU. Its random numbers are others, and so are the weights; transforming needs none.
 
         Raises
         ------
@@ -221,7 +224,8 @@ class SimToData(Transformer):
         default = DEFAULTS[self.loss]
         warm = self.settings.warm_start if self.loss != "nll" else 0
         rates = learning_rate or (WARM_RATES if warm else Plan.learning_rate)
-        plan = Plan(epochs or default.epochs, batch_size or default.batch_size, rates, optimizer=optimizer, patience=patience, seed=seed)
+        size = batch_size or default.batch_size
+        plan = Plan(epochs or default.epochs, size, rates, optimizer=optimizer, patience=patience, seed=seed, device=device)
         stages = [("nll", replace(plan, epochs=warm, learning_rate=Plan.learning_rate))] if warm else []
         stages.append((self.loss, plan))
         self._fit_stages(samples, stages, Path(checkpoint) if checkpoint is not None else None, progress)

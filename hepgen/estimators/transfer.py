@@ -71,13 +71,13 @@ class ConditionTransfer:
         seed: int,
         checkpoint: Path | None,
         progress: bool | None,
+        device: str = "cpu",
     ) -> ConditionTransfer:
         """Fit to the condition (n, c) and the weights (n,) of both regions."""
         (x, x_weights), (y, y_weights) = control, signal
         folder = None if checkpoint is None else checkpoint / "transfer"
-        self.reweighter.fit(
-            self._events(x), self._events(y), x_weights, y_weights, batch_size=BATCH_SIZE, seed=seed, checkpoint=folder, progress=progress
-        )
+        how: dict[str, Any] = {"batch_size": BATCH_SIZE, "seed": seed, "checkpoint": folder, "progress": progress, "device": device}
+        self.reweighter.fit(self._events(x), self._events(y), x_weights, y_weights, **how)
         return self
 
     def weights(self, condition: Matrix) -> tuple[Matrix, Matrix]:

@@ -69,7 +69,7 @@ class AdversarialLoss(nn.Module, ABC):
     def _noise(self, z: Tensor, generator: torch.Generator | None) -> Tensor | None:
         if generator is None or not self.label_noise:
             return None
-        return torch.rand(z.shape, generator=generator, dtype=z.dtype).mul_(self.label_noise)
+        return torch.rand(z.shape, generator=generator, dtype=z.dtype, device=z.device).mul_(self.label_noise)
 
     @abstractmethod
     def real_terms(self, z: Tensor, noise: Tensor | None = None) -> Tensor:
@@ -193,7 +193,7 @@ def gradient_penalty(
     generator
         What a is drawn from.
     """
-    a = torch.rand(len(real), 1, generator=generator, dtype=real.dtype)
+    a = torch.rand(len(real), 1, generator=generator, dtype=real.dtype, device=real.device)
     x = (a * real + (1 - a) * generated.detach()).requires_grad_()
     with backend("reference"):  # the compiled networks have no second derivatives
         (slope,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)

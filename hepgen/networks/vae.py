@@ -78,8 +78,8 @@ class VAE(nn.Module):
     @staticmethod
     def draw(mu: Tensor, log_var: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Latents z = mu + sigma e, with normal e from `generator`; differentiable in mu and log_var."""
-        noise = torch.randn(mu.shape, dtype=mu.dtype, generator=generator)
-        return torch.addcmul(mu, noise.to(mu.device), torch.exp(0.5 * log_var))
+        noise = torch.randn(mu.shape, dtype=mu.dtype, device=mu.device, generator=generator)
+        return torch.addcmul(mu, noise, torch.exp(0.5 * log_var))
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Reconstruction:
         """Encode events (n, columns), draw latents with `generator` and decode them."""

@@ -34,7 +34,7 @@ def load_checkpoint(path: Path, fingerprint: str) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        state: dict[str, Any] = torch.load(path, weights_only=True)
+        state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
         raise UsageError(f"the checkpoint {path} cannot be read: remove it to start the fit anew") from error
     if state.get("version") != VERSION or state.get("fingerprint") != fingerprint:

@@ -29,8 +29,11 @@ from hepgen.training.interrupts import deferred_interrupt
 from hepgen.training.plan import OPTIMIZERS, Plan, Stage
 from hepgen.training.record import Record
 from hepgen.training.samples import Batch, BatchOrder, Sample, fingerprint
+from hepgen.training.step_graph import StepGraph
 
 WHOLE = ""  # in place of a player's name where there is one optimiser, for the whole objective
+UNCHANGED = (("stages", ()), ("device", "cpu"))  # settings of a plan that leave its fingerprint what it was before there were any
+CAPTURABLE = ("rmsprop", "adam")  # optimisers whose steps can be replayed
 STATE = ("epoch", "step", "seconds", "sums", "best", "running")  # of a fit, beside the records, the objective and its optimisers
 
 
@@ -44,11 +47,14 @@ class Objective(nn.Module):
     One whose networks play against each other names them in `players`, names of submodules with an optimiser each, and defines `turns`
     in place of `losses`. `measures_training` asks for the validation loss of as many training events, recorded as "train", where
     the losses of the steps say nothing of how good the fit is.
+
+    One is `capturable` whose steps never wait for the device and always do the same work: on a GPU they are recorded once and replayed.
     """
 
     members: int | None = None
     players: Sequence[str] = ()
     measures_training: bool = False
+    capturable: bool = False
 
     @property
     def fan_in(self) -> int:
@@ -148,12 +154,17 @@ class _Fit:
         self, objective: Objective, samples: Mapping[str, Sample], plan: Plan, seeds: Sequence[int], checkpoint: Path | None
     ) -> None:
         self.objective, self.plan, self.checkpoint = objective, plan, checkpoint
+        self.home = next(objective.parameters()).device
+        self.device = torch.device(plan.device)
+        objective.to(self.device)
         self.ensemble = objective.members is not None
-        self.order = BatchOrder(samples, plan.validation, plan.batch_size, seeds, ensemble=self.ensemble)
+        there = {name: sample.to(self.device) for name, sample in samples.items()}
+        self.order = BatchOrder(there, plan.validation, plan.batch_size, seeds, ensemble=self.ensemble)
         self.seeds = seeds
         self.modules: dict[str, nn.Module] = {name: objective.get_submodule(name) for name in objective.players} or {WHOLE: objective}
         self.parameters = {name: [p for p in module.parameters() if p.requires_grad] for name, module in self.modules.items()}
         self.optimizers = self._new_optimizers(plan.stage(0))
+        self.graph = self._new_graph()
         self.records = [Record() for _ in seeds]
         self.running = tuple(range(len(seeds)))
         self.epoch = self.step = 0
@@ -164,7 +175,7 @@ class _Fit:
         self.fingerprint = ""
         if checkpoint is not None:
             shapes = ((n, tuple(p.shape)) for n, p in objective.state_dict().items())
-            settings = {name: value for name, value in asdict(plan).items() if name != "stages" or value}
+            settings = {name: value for name, value in asdict(plan).items() if (name, value) not in UNCHANGED}
             self.fingerprint = fingerprint(samples, settings, tuple(seeds), *shapes)
             self._restore(load_checkpoint(checkpoint, self.fingerprint))
 
@@ -186,6 +197,7 @@ class _Fit:
         if self.checkpoint is not None:
             self._save()
         self.objective.load_state_dict(self.best)
+        self.objective.to(self.home)
         return self.records
 
     def _new_optimizers(self, stage: Stage) -> dict[str, torch.optim.Optimizer]:
@@ -198,10 +210,21 @@ class _Fit:
             options.setdefault("eta", eta_for(fan_in, stage.epochs * self.order.steps))
             if self.ensemble:
                 options |= {"systems": len(self.seeds), "seed": self.seeds}
+        rate: float | Tensor = stage.learning_rate
+        if self.device.type == "cuda" and stage.optimizer in CAPTURABLE:
+            options |= {"capturable": True}
+            rate = torch.tensor(rate, device=self.device)
         try:
-            return OPTIMIZERS[stage.optimizer](module.parameters(), lr=stage.learning_rate, **options)
+            return OPTIMIZERS[stage.optimizer](module.parameters(), lr=rate, **options)
         except TypeError as error:
             raise UsageError(f"the optimizer {stage.optimizer!r} does not take these options: {error}") from error
+
+    def _new_graph(self) -> StepGraph | None:
+        """Where steps can be replayed."""
+        capturable = self.objective.capturable and not self.ensemble and not self.objective.players
+        if self.device.type != "cuda" or not capturable or self.plan.stage(self.epoch).optimizer not in CAPTURABLE:
+            return None
+        return StepGraph(lambda batch: self._descend(WHOLE, self.objective.losses(batch)), self.order)
 
     def _said(self, member: int) -> str:
         """On the progress bar, of one member and how many others there are."""
@@ -215,17 +238,20 @@ class _Fit:
         rate = self.plan.rate(self.epoch * self.order.steps + self.step, self.plan.epochs * self.order.steps)
         for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:
-                group["lr"] = rate
-        batch = self.order.batch(self.epoch, self.step, self.running)
-        if self.objective.players:
-            for player, losses in self.objective.turns(batch):
-                self._descend(player, losses)
+                if isinstance(group["lr"], Tensor):
+                    group["lr"].fill_(rate)
+                else:
+                    group["lr"] = rate
+        if self.graph is not None:
+            self.rows.append(self.graph.take(self.epoch, self.step))
         else:
-            self._descend(WHOLE, self.objective.losses(batch))
+            batch = self.order.batch(self.epoch, self.step, self.running)
+            turns = self.objective.turns(batch) if self.objective.players else [(WHOLE, self.objective.losses(batch))]
+            self.rows += [self._descend(player, losses) for player, losses in turns]
         self.step += 1
 
-    def _descend(self, player: str, losses: dict[str, Tensor]) -> None:
-        """One step of one optimiser."""
+    def _descend(self, player: str, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """One step of one optimiser; the losses to record."""
         optimizer, loss = self.optimizers[player], losses["loss"]
         optimizer.zero_grad(set_to_none=True)
         # through the networks of the others, but not into them
@@ -238,7 +264,7 @@ class _Fit:
             optimizer.step()
         self.objective.after_step(losses)
         named = losses if player == WHOLE else {**losses, player: loss}
-        self.rows.append({name: value.detach() for name, value in named.items()})
+        return {name: value.detach() for name, value in named.items()}
 
     def _clip(self, parameters: list[nn.Parameter], largest: float) -> None:
         """Clip the gradient, of every member by itself."""
@@ -261,6 +287,7 @@ class _Fit:
         if self.epoch in ends[:-1]:
             self.objective.load_state_dict(self.best)
             self.optimizers = self._new_optimizers(self.plan.stage(self.epoch))
+            self.graph = self._new_graph()
 
     def _validate(self) -> None:
         """Record the epochs since the last validation, keep the weights that are the best so far, and see who has finished."""
@@ -271,7 +298,7 @@ class _Fit:
             if self.objective.measures_training:
                 train = self._measured(self.order.seen(self.running))
         self._check([*train, *valid])
-        rate = next(iter(self.optimizers.values())).param_groups[0]["lr"]
+        rate = float(next(iter(self.optimizers.values())).param_groups[0]["lr"])
         better = []
         for member, loss, value in zip(self.running, train, valid, strict=True):
             record = self.records[member]
@@ -349,3 +376,4 @@ class _Fit:
         self.optimizers = self._new_optimizers(self.plan.stage(self.epoch))
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
+        self.graph = self._new_graph()

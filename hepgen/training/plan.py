@@ -30,6 +30,15 @@ def check_optimizer(name: str) -> None:
         raise UsageError(f"optimizer {name!r} is not known: choose one of {', '.join(OPTIMIZERS)}")
 
 
+def check_device(name: str) -> None:
+    """UsageError where a fit cannot run on a device of that name."""
+    kind = name.partition(":")[0]
+    if kind not in {"cpu", "cuda"}:
+        raise UsageError(f"a fit runs on cpu or cuda, not on device {name!r}")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"there is no device {name!r} here: torch {torch.__version__} sees no GPU")
+
+
 @dataclass(frozen=True)
 class Stage:
     """A part of a fit with an optimiser of its own; see `Plan.stages`.
@@ -90,6 +99,9 @@ class Plan:
     stages
         What the fit goes through in place of `optimizer`, `options`, `learning_rate` and `schedule`; their epochs add up to `epochs`. Each
         starts from the best weights of all so far, with an optimiser that knows of nothing before. `patience` ends the fit, not the stage.
+    device
+        Where to fit, such as "cuda". Samples and objective go there once, and the objective comes back. Random numbers differ between kinds
+        of devices, and with them the weights.
     """
 
     epochs: int
@@ -105,9 +117,11 @@ class Plan:
     schedule: str = "power"
     validate_every: int = 1
     stages: tuple[Stage, ...] = ()
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         check_optimizer(self.optimizer)
+        check_device(self.device)
         if self.schedule not in SCHEDULES:
             raise UsageError(f"schedule {self.schedule!r} is not known: choose one of {', '.join(SCHEDULES)}")
         if self.validate_every < 1:

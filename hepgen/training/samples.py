@@ -26,6 +26,10 @@ class Sample:
     def __len__(self) -> int:
         return len(self.values)
 
+    def to(self, device: torch.device | str) -> Sample:
+        """The same rows on a device."""
+        return Sample(self.values.to(device), None if self.weights is None else self.weights.to(device))
+
     def take(self, rows: Tensor) -> Sample:
         """The rows given by an index tensor of any shape."""
         return Sample(self.values[rows], None if self.weights is None else self.weights[rows])
@@ -43,19 +47,25 @@ class Batch:
         One for each member; where there is no ensemble, one.
     members
         Which members of the ensemble these are.
+    numbers
+        A generator to seed and take the random numbers from, one of the samples' device by default.
     """
 
     samples: Mapping[str, Sample]
     seeds: tuple[int, ...]
     members: tuple[int, ...] = (0,)
+    numbers: torch.Generator | None = None
 
     def __getitem__(self, name: str) -> Sample:
         return self.samples[name]
 
     @cached_property
     def generator(self) -> torch.Generator:
-        """The random numbers of the first seed, which go on from use to use."""
-        return torch.Generator().manual_seed(self.seeds[0])
+        """The random numbers of the first seed, which go on from use to use; other numbers on another type of device."""
+        if self.numbers is not None:
+            return self.numbers
+        device = next(iter(self.samples.values())).values.device
+        return torch.Generator(device).manual_seed(self.seeds[0])
 
 
 def mix_seed(*parts: int) -> int:
@@ -93,7 +103,7 @@ class BatchOrder:
             if len(sample) < 2:
                 raise InputError(f"a fit needs at least two events in every sample, and one of them has {len(sample)}")
             held = min(max(round(validation * len(sample)), 1), len(sample) - 1)
-            rows = torch.stack([_shuffled(len(sample), seed, 0, number) for seed in self.seeds])
+            rows = torch.stack([_shuffled(len(sample), seed, 0, number) for seed in self.seeds]).to(sample.values.device)
             self._held[name], self._training[name] = rows[:, :held].clone(), rows[:, held:].clone()
         lengths = [rows.shape[1] for rows in self._training.values()]
         self.batch_size = min(batch_size, *lengths)
@@ -102,32 +112,43 @@ class BatchOrder:
 
     def batch(self, epoch: int, step: int, members: Sequence[int] = (0,)) -> Batch:
         """The batch of one step, of some members of the ensemble."""
-        drawn = {}
+        rows = self.rows(epoch, step, members)
+        drawn = {name: self.take(name, of_sample) for name, of_sample in rows.items()}
+        return Batch(drawn, self.step_seeds(epoch, step, members), tuple(members))
+
+    def rows(self, epoch: int, step: int, members: Sequence[int] = (0,)) -> dict[str, Tensor]:
+        """The rows of every sample that the batch of one step has, (members, batch size) of int32."""
+        found = {}
         for number, name in enumerate(self.samples):
             per_pass = self._training[name].shape[1] // self.batch_size
             order = self._order(name, number, epoch, step // per_pass, tuple(members))
             start = step % per_pass * self.batch_size
-            drawn[name] = self._take(name, order[:, start : start + self.batch_size])
-        return Batch(drawn, tuple(mix_seed(self.seeds[member], 2, epoch, step) for member in members), tuple(members))
+            found[name] = order[:, start : start + self.batch_size]
+        return found
+
+    def step_seeds(self, epoch: int, step: int, members: Sequence[int] = (0,)) -> tuple[int, ...]:
+        """The seeds of the batch of one step."""
+        return tuple(mix_seed(self.seeds[member], 2, epoch, step) for member in members)
 
     def held_out(self, members: Sequence[int] = (0,)) -> Batch:
         """The rows held out, as one batch."""
-        rows = {name: self._take(name, rows[list(members)]) for name, rows in self._held.items()}
+        rows = {name: self.take(name, rows[list(members)]) for name, rows in self._held.items()}
         return Batch(rows, tuple(mix_seed(self.seeds[member], 3) for member in members), tuple(members))
 
     def seen(self, members: Sequence[int] = (0,)) -> Batch:
         """As many of the training rows as are held out, the same ones every time, as one batch."""
-        rows = {name: self._take(name, self._training[name][list(members), : held.shape[1]]) for name, held in self._held.items()}
+        rows = {name: self.take(name, self._training[name][list(members), : held.shape[1]]) for name, held in self._held.items()}
         return Batch(rows, tuple(mix_seed(self.seeds[member], 4) for member in members), tuple(members))
 
-    def _take(self, name: str, rows: Tensor) -> Sample:
+    def take(self, name: str, rows: Tensor) -> Sample:
+        """The events of one sample at `rows` (members, n)."""
         return self.samples[name].take((rows if self.ensemble else rows[0]).long())
 
     def _order(self, name: str, number: int, epoch: int, turn: int, members: tuple[int, ...]) -> Tensor:
         key = (epoch, turn, members)
         if name not in self._orders or self._orders[name][0] != key:
             rows = self._training[name]
-            orders = [rows[m][_shuffled(rows.shape[1], self.seeds[m], 1, number, epoch, turn).long()] for m in members]
+            orders = [rows[m][_shuffled(rows.shape[1], self.seeds[m], 1, number, epoch, turn).to(rows.device).long()] for m in members]
             self._orders[name] = key, torch.stack(orders)
         return self._orders[name][1]
 
@@ -144,5 +165,5 @@ def fingerprint(samples: Mapping[str, Sample], *settings: object) -> str:
         digest.update(name.encode())
         for tensor in (sample.values, sample.weights):
             if tensor is not None:
-                digest.update(tensor.contiguous().numpy().tobytes())
+                digest.update(tensor.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

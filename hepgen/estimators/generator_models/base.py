@@ -70,6 +70,7 @@ class FitOptions:
     seed: int
     checkpoint: Path | None
     progress: bool | None
+    device: str = "cpu"
 
 
 class Sampler(ABC):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ def fit(
     del latent
     from hepgen.estimators.replacer_fit import fit_flow
 
-    plan = flow_plan(model, settings, options.epochs, options.batch_size, options.seed)
+    plan = replace(flow_plan(model, settings, options.epochs, options.batch_size, options.seed), device=options.device)
     scaled = np.concatenate([filled_with_noise(rows, options.seed), rows.presence.one_hot(rows.index)], axis=1)
     shape = (settings.blocks, settings.hidden or HIDDEN, settings.permutation, settings.activation)
     state, record = fit_flow(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -55,8 +55,11 @@ class VelocityLoss(Objective):
     def _loss(self, velocity: MLP, batch: Batch) -> Tensor:
         rows, weights = batch["events"].values, batch["events"].weights
         x, codes = rows[:, : self.columns], rows[:, self.columns :]
-        z = torch.randn(x.shape, generator=batch.generator, dtype=x.dtype)
-        t = (torch.arange(len(x), dtype=x.dtype) + torch.rand(len(x), generator=batch.generator, dtype=x.dtype)) / len(x)
+        z = torch.randn(x.shape, generator=batch.generator, dtype=x.dtype, device=x.device)
+        t = (
+            torch.arange(len(x), dtype=x.dtype, device=x.device)
+            + torch.rand(len(x), generator=batch.generator, dtype=x.dtype, device=x.device)
+        ) / len(x)
         at = t[:, None] * x + (1 - t[:, None]) * z
         found = velocity(torch.cat([at, torch.stack(of_time(t, torch.sin, torch.cos), dim=1), codes], dim=1))
         terms = (found - (x - z)).square().mean(dim=1)
@@ -68,7 +71,8 @@ def fit_velocity(
     model: str, rows: Rows, settings: GeneratorSettings, options: FitOptions
 ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """See `Family.fit`."""
-    plan, presence = flow_plan(model, settings, options.epochs, options.batch_size, options.seed), rows.presence
+    plan = replace(flow_plan(model, settings, options.epochs, options.batch_size, options.seed), device=options.device)
+    presence = rows.presence
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         velocity = MLP(presence.columns + TIMES + presence.codes, presence.columns, settings.hidden or HIDDEN, ACTIVATION)

@@ -46,7 +46,8 @@ def fit_pair(
     InputError
         All attempts stopped being finite.
     """
-    presence, plan = rows.presence, gan_plan(model, settings, options.epochs, options.batch_size, options.seed)
+    presence = rows.presence
+    plan = replace(gan_plan(model, settings, options.epochs, options.batch_size, options.seed), device=options.device)
     box = Box(*_edges(rows))
     boxed = np.where(presence.patterns[rows.index], box.forward(rows.values), 0.0)
     sample = sample_of(np.concatenate([boxed, presence.one_hot(rows.index)], axis=1), rows)
@@ -77,9 +78,9 @@ def _objective(model: str, presence: Presence, settings: GeneratorSettings, late
     figure = PairHistograms(sample.values.numpy().astype(np.float64))
 
     def compare(real: Sample, copies: Iterable[Tensor]) -> float:
-        weights = None if real.weights is None else real.weights.double().numpy()
-        held = figure.histograms(real.values.double().numpy(), weights)
-        return float(np.mean([figure.distance(held, figure.histograms(rows.double().numpy(), weights)) for rows in copies]))
+        weights = None if real.weights is None else real.weights.cpu().double().numpy()
+        held = figure.histograms(real.values.cpu().double().numpy(), weights)
+        return float(np.mean([figure.distance(held, figure.histograms(rows.cpu().double().numpy(), weights)) for rows in copies]))
 
     kind = MmdObjective if model == "mmd-gan" else AdversarialObjective
     pair = _pair(model, presence, settings, latent, dropout, seed)

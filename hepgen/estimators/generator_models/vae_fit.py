@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +46,7 @@ def fit_vae(rows: Rows, settings: GeneratorSettings, latent: int, options: FitOp
     """Fit encoder and decoder, and encode the events for the buffer. See `Family.fit`."""
     matrix = rows.matrix
     scale = np.abs(matrix).max(axis=0)
-    plan = vae_plan(settings, options.epochs, options.batch_size, options.seed)
+    plan = replace(vae_plan(settings, options.epochs, options.batch_size, options.seed), device=options.device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         vae = VAE(matrix.shape[1], latent, settings.hidden or HIDDEN)
@@ -62,7 +62,7 @@ def fit_second_stage(state: Mapping[str, NDArray[Any]], settings: GeneratorSetti
     noise = np.random.default_rng(options.seed).standard_normal(mu.shape)
     latents = mu + sigma * noise
     scale = np.abs(latents).max(axis=0)
-    plan = vae_plan(settings, options.epochs, options.batch_size, options.seed)
+    plan = replace(vae_plan(settings, options.epochs, options.batch_size, options.seed), device=options.device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         vae = latent_vae(mu.shape[1])
