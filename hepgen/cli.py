@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -69,13 +70,25 @@ def demo(
 
 
 @app.command()
-def fit(study: Annotated[Path, typer.Argument(help="The study file.")], overwrite: Overwrite = False, quiet: Quiet = False) -> None:
+def fit(
+    study: Annotated[Path, typer.Argument(help="The study file.")],
+    ranks: Annotated[int, typer.Option(min=1, help="Processes that fit together on this machine, started by torchrun.")] = 1,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
     """Fit the model of a study file, evaluate it, and write model, figures and report."""
     from hepgen.fitting import fit_study
     from hepgen.study import Study
 
     plan = Study.from_file(study)
-    _show(fit_study(plan, overwrite=overwrite, progress=False if quiet else None).table())
+    if ranks > 1:
+        again = [str(study), *["--overwrite"] * overwrite, *["--quiet"] * quiet]
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), "-m", "hepgen"]
+        raise typer.Exit(subprocess.run([*command, "fit", *again], check=False).returncode)
+    found = fit_study(plan, overwrite=overwrite, progress=False if quiet else None)
+    if found is None:  # one of several ranks, and not the first
+        return
+    _show(found.table())
     print(f"model: {plan.out / 'model.hepgen'}\nreport: {plan.out / 'report' / 'report.html'}")
 
 
@@ -239,15 +252,17 @@ def bench(
     backends: Annotated[list[str] | None, typer.Option(help="Backends to measure.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads; torch's setting by default.")] = None,
     repeats: Annotated[int, typer.Option(help="Rounds in which everything is timed in turn.")] = 7,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     plot: Annotated[bool, typer.Option("--plot", help="Draw the scaling in rows, features and threads too: bench-OP.png.")] = False,
     out: Out = Path(),
 ) -> None:
     """Measure the kernels on this machine beside the peers that are installed."""
     from hepgen import bench as benchmarks
 
-    ops = benchmarks.OPS if op is None else (op,)
+    ops = (benchmarks.OPS if device == "cpu" else benchmarks.ON_GPU) if op is None else (op,)
     rows_at, on = _numbers(_split(sizes)), _split(backends)
-    rows = [row for name in ops for row in benchmarks.run(name, sizes=rows_at, backends=on, threads=threads, repeats=repeats)]
+    options: dict[str, Any] = {"sizes": rows_at, "backends": on, "threads": threads, "repeats": repeats, "device": device}
+    rows = [row for name in ops for row in benchmarks.run(name, **options)]
     if as_json:
         print(json.dumps(rows, indent=1))
     else:

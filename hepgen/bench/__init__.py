@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import math
 import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from hepgen.errors import BackendError, UsageError
-from hepgen.kernels import dispatch, instruction_set
+from hepgen.kernels import dispatch, instruction_set, preferences
 
 # each is a module here whose cases(sizes, peers, features) says what to run
 OPS = ("ecd", "kde", "maf", "mlp", "mmd", "transform")
+ON_GPU = ("ecd", "kde", "maf", "mmd")
 
 KEYS = (
     "op", "case", "backend", "device", "dtype", "shape", "threads", "isa", "seconds", "throughput", "unit", "ceiling_share", "peer",
@@ -52,7 +54,7 @@ class Case:
         Bytes that one run cannot but read from and write to memory. The ceiling is the time that the machine takes
         for the flops at its multiply-add peak or for these bytes at its memory bandwidth, whichever is longer.
     ours : callable
-        Runs the op on the backend in force and returns the answer as a list of float64 arrays.
+        Runs the op on the backend in force and returns the answer as a list of arrays or tensors.
     peers : dict
         Name -> callable with the same answer.
     tolerance : float
@@ -84,6 +86,7 @@ def run(
     threads: int | None = None,
     features: int | None = None,
     repeats: int = 7,
+    device: str = "cpu",
 ) -> list[dict[str, Any]]:
     """Measure an op.
 
@@ -103,6 +106,9 @@ def run(
         Number of columns; the op's standard by default.
     repeats : int
         Rounds in which everything is timed in turn; the median is reported.
+    device : {"cpu", "cuda"}
+        Where the tensors are. On a GPU the host queues a run after the other and waits for the last; where all backends are measured
+        the automatic choice follows from then on (:mod:`hepgen.kernels.preferences`).
 
     Returns
     -------
@@ -127,16 +133,32 @@ def run(
         raise UsageError("repeats, sizes, features and threads must be positive")
     import torch
 
+    if device not in {"cpu", "cuda"} or (device == "cuda" and not torch.cuda.is_available()):
+        raise UsageError(f"no benchmark on {device!r} here: choose cpu{', or cuda' if torch.cuda.is_available() else ''}")
     before = torch.get_num_threads()
     threads = threads or before
     # libgomp, which peers are built on, reads this when it is loaded
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     torch.set_num_threads(threads)
     try:
-        cases: list[Case] = module(op).cases(sizes, peers, features)
-        return [row for case in cases for row in _measure(case, backends, threads, repeats)]
+        cases: list[Case] = module(op).cases(sizes, peers, features, device)
+        rows = [row for case in cases for row in _measure(case, backends, threads, repeats, device)]
+        if device != "cpu" and backends is None:
+            preferences.keep(device_name(device), fastest(rows, {case.name: case.op for case in cases}))
+        return rows
     finally:
         torch.set_num_threads(before)
+
+
+def fastest(rows: Sequence[dict[str, Any]], ops: Mapping[str, str]) -> dict[str, str]:
+    """Return the backend of each op of :mod:`hepgen.kernels` whose times, all of its cases together, have the smallest product."""
+    logs: dict[str, dict[str, float]] = {}
+    for name, op in ops.items():
+        seconds = {(row["backend"], *row["shape"]): row["seconds"] for row in rows if row["case"] == name}
+        for (backend, *_), taken in seconds.items():
+            logs.setdefault(op, {}).setdefault(backend, 0.0)
+            logs[op][backend] += math.log(taken)
+    return {op: min(of_backend, key=of_backend.__getitem__) for op, of_backend in logs.items()}
 
 
 def module(op: str) -> Any:
@@ -144,16 +166,18 @@ def module(op: str) -> Any:
     return importlib.import_module(f"hepgen.bench.{op}")
 
 
-def _measure(case: Case, backends: Sequence[str] | None, threads: int, repeats: int) -> list[dict[str, Any]]:
-    names = dispatch.available(case.op) if backends is None else list(backends)
-    if missing := [name for name in names if name not in dispatch.available(case.op)]:
-        raise BackendError(f"{case.op} has no backend {missing[0]!r} here: choose one of {', '.join(dispatch.available(case.op))}")
+def _measure(case: Case, backends: Sequence[str] | None, threads: int, repeats: int, device: str = "cpu") -> list[dict[str, Any]]:
+    there = dispatch.available(case.op, device)
+    names = there if backends is None else list(backends)
+    if missing := [name for name in names if name not in there]:
+        raise BackendError(f"{case.op} has no backend {missing[0]!r} here: choose one of {', '.join(there)}")
     alike = {("backend", name): _on_backend(name, case.ours) for name in names}
     alike |= {("peer", name): function for name, function in case.peers.items()}
     _compare(case, {f"{kind} {name}": function() for (kind, name), function in alike.items()})
     unlike = {("peer", name): function for name, function in case.unlike.items()}
-    taken = _interleaved(alike | unlike, repeats)
-    floor = _floor(case, threads)
+    taken = _interleaved(alike | unlike, repeats, _waiting(device))
+    floor = _floor(case, threads, device)
+    card = device_name(device)
     rows = []
     for name in names:
         own = statistics.median(taken["backend", name])
@@ -165,7 +189,7 @@ def _measure(case: Case, backends: Sequence[str] | None, threads: int, repeats: 
                     "op": case.label,
                     "case": case.name,
                     "backend": name,
-                    "device": "cpu",
+                    "device": card,
                     "dtype": "float32",
                     "shape": list(case.shape),
                     "threads": threads,
@@ -183,8 +207,30 @@ def _measure(case: Case, backends: Sequence[str] | None, threads: int, repeats: 
     return rows
 
 
-def _floor(case: Case, threads: int) -> float | None:
+def device_name(device: str) -> str:
+    """Return "cpu", or the name of the GPU."""
+    if device == "cpu":
+        return device
+    import torch
+
+    return str(torch.cuda.get_device_name())
+
+
+def _waiting(device: str) -> Callable[[], None]:
+    """Return what waits until all that was asked for is done."""
+    if device == "cpu":
+        return lambda: None
+    import torch
+
+    return torch.cuda.synchronize
+
+
+def _floor(case: Case, threads: int, device: str) -> float | None:
     """Return the seconds that the machine itself needs, as measured here; None without the compiled core."""
+    if device != "cpu":
+        from hepgen.bench import gpu
+
+        return max(case.flops / gpu.peak_flops(), case.moved / gpu.memory_bandwidth())
     core: Any = dispatch.core()
     if core is None:
         return None
@@ -214,14 +260,20 @@ def _compare(case: Case, answers: dict[str, list[Any]]) -> None:
 
     (first, wanted), *others = answers.items()
     for name, got in others:
-        for a, b in zip(wanted, got, strict=True):
+        for a, b in zip(map(_array, wanted), map(_array, got), strict=True):
             scale = max(float(np.abs(a).max()), float(np.abs(b).max()), sys.float_info.min)
             if not np.allclose(a, b, rtol=0, atol=case.tolerance * scale):
                 worst = float(np.abs(a - b).max()) / scale
                 raise HepgenError(f"bench {case.label} {case.name}: {first} and {name} differ by {worst:.2g}, more than {case.tolerance:g}")
 
 
-def _interleaved(runners: dict[tuple[str, str], Callable[[], Any]], repeats: int) -> dict[tuple[str, str], list[float]]:
+def _array(answer: Any) -> Any:
+    return answer.detach().double().cpu().numpy() if hasattr(answer, "detach") else answer
+
+
+def _interleaved(
+    runners: dict[tuple[str, str], Callable[[], Any]], repeats: int, wait: Callable[[], None]
+) -> dict[tuple[str, str], list[float]]:
     """Time everything in turn, round after round, so that whatever else the machine does falls on all alike."""
     taken: dict[tuple[str, str], list[float]] = {key: [] for key in runners}
     for _ in range(repeats + 1):  # the first round says how often to run what is over in no time, and does not count
@@ -231,9 +283,11 @@ def _interleaved(runners: dict[tuple[str, str], Callable[[], Any]], repeats: int
             times = 1 if not taken[key] else max(1, int(_SHORT / taken[key][0]))
             if times > 1:
                 function()  # what was timed before may have emptied the caches
+            wait()
             start = time.perf_counter()
             for _ in range(times):
                 function()
+            wait()
             taken[key].append((time.perf_counter() - start) / times)
     return {key: values[1:] or values for key, values in taken.items()}
 

@@ -20,12 +20,17 @@ from hepgen.errors import UsageError
 from hepgen.kernels import dispatch, kde
 
 FEATURES, POINTS = 6, 1024
-STANDARD_SIZE = 25_600
+STANDARD_SIZE, GPU_SIZES = 25_600, (25_600, 4_000_000)
 SCAN = {"sizes": (1_000, 10_000, 100_000, 1_000_000), "features": (1, 2, 4, 6, 8, 16, 32, 64), "size": STANDARD_SIZE}
 BANDWIDTH = 0.118  # Silverman's rule at the standard size
-PEERS = ("KDEpy", "scikit-learn", "scipy", "torch")
-_MODULES = {"KDEpy": "KDEpy", "scikit-learn": "sklearn", "scipy": "scipy", "torch": "torch"}
-_PEERS_OF = {"exact": ("scikit-learn", "scipy", "torch"), "binned": ("KDEpy",), "binned-gradient": ("torch",)}
+PEERS = ("KDEpy", "scikit-learn", "scipy", "torch", "torch-binned")
+_MODULES = {"KDEpy": "KDEpy", "scikit-learn": "sklearn", "scipy": "scipy", "torch": "torch", "torch-binned": "torch"}
+_PEERS_OF = {
+    "exact": ("scikit-learn", "scipy", "torch"),
+    "binned": ("KDEpy", "torch-binned"),
+    "binned-gradient": ("torch", "torch-binned"),
+}
+_EXACT_ON_GPU = 100_000  # samples: beyond, plain torch takes longer than anybody waits
 
 # exact: position, centre and exp(-y^2) of a sample, then a multiply-add for each of 8 powers; per point 64 cells, each a
 # polynomial of 8 terms and an exponential
@@ -34,30 +39,35 @@ _REACH = 6.5  # bandwidths beyond which float32 needs no kernel
 _BIN_FLOPS = 8  # position, its integer part, two shares
 
 
-def cases(sizes: Sequence[int] | None, peers: Sequence[str] | None, features: int | None = None) -> list[Case]:
+def cases(sizes: Sequence[int] | None, peers: Sequence[str] | None, features: int | None = None, device: str = "cpu") -> list[Case]:
     """Return "exact", "binned" and "binned-gradient" for every number of samples: normal features in float32 at 1024 points."""
     unknown = [name for name in peers or () if name not in PEERS]
     if unknown:
         raise UsageError(f"no peer {unknown[0]!r} for kde: choose from {', '.join(PEERS)}")
     here = [name for name in PEERS if (peers is None or name in peers) and importlib.util.find_spec(_MODULES[name]) is not None]
-    return [_case(name, n, features or FEATURES, here) for n in sizes or [STANDARD_SIZE] for name in _PEERS_OF]
+    if device == "cuda":
+        here = [name for name in here if _MODULES[name] == "torch"]
+    standard = [STANDARD_SIZE] if device == "cpu" else GPU_SIZES
+    return [_case(name, n, features or FEATURES, here, device) for n in sizes or standard for name in _PEERS_OF]
 
 
-def _case(name: str, n: int, d: int, peers: Sequence[str]) -> Case:
+def _case(name: str, n: int, d: int, peers: Sequence[str], device: str) -> Case:
     generator = torch.Generator().manual_seed(1)
-    x = torch.randn(n, d, generator=generator).clamp(-5, 5)
+    x = torch.randn(n, d, generator=generator).clamp(-5, 5).to(device)
     # KDEpy wants every sample inside
     grid = torch.linspace(-5.5, 5.5, POINTS, dtype=torch.float64)
     # densities fall off within a bandwidth: so does what comes back for them
-    slope = torch.sin(grid).float()[:, None] * torch.linspace(0.5, 1.0, d)
-    columns, points = x.double().T.contiguous().numpy(), grid.numpy()  # peers get what they work on
+    slope = (torch.sin(grid).float()[:, None] * torch.linspace(0.5, 1.0, d)).to(device)
+    columns, points = x.double().T.contiguous().cpu().numpy(), grid.numpy()  # peers get what they work on
     make: dict[str, Callable[[], list[Any]]] = {
         "KDEpy": lambda: [_kdepy(columns, points)],
         "scikit-learn": lambda: [_sklearn(columns, points)],
         "scipy": lambda: [_scipy(columns, points)],
-        "torch": _values(x, grid, "exact") if name == "exact" else _with_gradient(x, grid, slope, "exact"),
+        "torch": _plain(_values(x, grid, "exact") if name == "exact" else _with_gradient(x, grid, slope, "exact")),
+        "torch-binned": _plain(_values(x, grid, "binned") if name == "binned" else _with_gradient(x, grid, slope, "binned")),
     }
-    make["torch"] = _plain(make["torch"])
+    if device == "cuda" and n > _EXACT_ON_GPU:
+        peers = [peer for peer in peers if peer != "torch"]
     method = name.partition("-")[0]
     numbers = float(n * d)
     taps = 2 * _REACH * BANDWIDTH / (11 / (POINTS - 1)) + 1
@@ -87,7 +97,7 @@ def _case(name: str, n: int, d: int, peers: Sequence[str]) -> Case:
 def _values(x: Tensor, grid: Tensor, method: str) -> Callable[[], list[Any]]:
     def run() -> list[Any]:
         with torch.no_grad():
-            return [kde(x, grid, BANDWIDTH, method=method).numpy()]
+            return [kde(x, grid, BANDWIDTH, method=method)]
 
     return run
 
@@ -97,7 +107,7 @@ def _with_gradient(x: Tensor, grid: Tensor, slope: Tensor, method: str) -> Calla
         leaf = x.clone().requires_grad_()
         density = kde(leaf, grid, BANDWIDTH, method=method)
         (gradient,) = torch.autograd.grad(density, leaf, slope)
-        return [density.detach().numpy(), gradient.numpy()]
+        return [density, gradient]
 
     return run
 

@@ -1,4 +1,4 @@
-"""Cases of the flow benchmark: log-density, sampling, and a training step through either; peers zuko and nflows.
+"""Cases of the flow benchmark: log-density, sampling, and a training step through either; peers zuko, its networks compiled, and nflows.
 
 The flow is the sim-to-data paper's: ten blocks of two layers of 128, six columns, six of context. Its last layers hold
 biases only, of which the peers' flows can hold the same, so that the answers agree; the networks do their whole work all the same.
@@ -23,10 +23,11 @@ FEATURES = CONTEXT = 6
 BLOCKS, HIDDEN = 10, (128, 128)
 STANDARD_SIZES = {"log-density": 25_600, "sampling": 25_600, "nll-step": 25_600, "sample-step": 1_000}
 SCAN = {"sizes": (100, 1_000, 10_000, 25_600), "features": (2, 4, 6, 8, 16, 32, 64), "size": 4_000}
-PEERS = ("zuko", "nflows")
+GPU_SIZES = {"log-density": 1_000_000, "sampling": 1_000_000, "nll-step": 25_600, "sample-step": 25_600}
+PEERS = ("zuko", "nflows", "zuko-compile")
 
 
-def cases(sizes: Sequence[int] | None, peers: Sequence[str] | None, features: int | None = None) -> list[Case]:
+def cases(sizes: Sequence[int] | None, peers: Sequence[str] | None, features: int | None = None, device: str = "cpu") -> list[Case]:
     """Return the four cases at every size, or each at its standard size: events and context normal in float32."""
     unknown = [name for name in peers or () if name not in PEERS]
     if unknown:
@@ -37,15 +38,19 @@ def cases(sizes: Sequence[int] | None, peers: Sequence[str] | None, features: in
         flow = MAF(d, CONTEXT, BLOCKS, HIDDEN)
         biases = 0.1 * torch.randn(BLOCKS, d, 2)
         others: dict[str, Any] = {"ours": _Ours(flow, biases)}
-        for name, peer in {"zuko": _Zuko, "nflows": _Nflows}.items():
-            if (peers is None or name in peers) and importlib.util.find_spec(name) is not None:
+        wanted = PEERS[: None if device == "cuda" else 2] if peers is None else peers  # on a CPU torch takes minutes to compile
+        for name, peer in {"zuko": _Zuko, "nflows": _Nflows, "zuko-compile": _CompiledZuko}.items():
+            if name in wanted and importlib.util.find_spec(name.partition("-")[0]) is not None:
                 others[name] = peer(biases)
-    return [_case(name, n, flow, others) for name, standard in STANDARD_SIZES.items() for n in sizes or [standard]]
+    for other in others.values():
+        other.module.to(device)
+    standard = STANDARD_SIZES if device == "cpu" else GPU_SIZES
+    return [_case(name, n, flow, others, device) for name, usual in standard.items() for n in sizes or [usual]]
 
 
-def _case(name: str, n: int, flow: MAF, flows: dict[str, Any]) -> Case:
+def _case(name: str, n: int, flow: MAF, flows: dict[str, Any], device: str) -> Case:
     generator = torch.Generator().manual_seed(n)
-    events, context = (torch.randn(n, columns, generator=generator) for columns in (flow.features, CONTEXT))
+    events, context = (torch.randn(n, columns, generator=generator).to(device) for columns in (flow.features, CONTEXT))
     make = {"log-density": _log_density, "sampling": _sampling, "nll-step": _nll_step, "sample-step": _sample_step}[name]
     runs = {who: make(other, events, context) for who, other in flows.items()}
     once = useful_flops(flow.features, CONTEXT, HIDDEN, len(flow.mades)) * n
@@ -72,7 +77,7 @@ def useful_flops(features: int, context: int, hidden: Sequence[int], blocks: int
 def _log_density(flow: Any, events: Tensor, context: Tensor) -> Callable[[], list[Any]]:
     def run() -> list[Any]:
         with torch.no_grad():
-            return [flow.log_prob(events, context).double().numpy()]
+            return [flow.log_prob(events, context)]
 
     return run
 
@@ -80,7 +85,7 @@ def _log_density(flow: Any, events: Tensor, context: Tensor) -> Callable[[], lis
 def _sampling(flow: Any, events: Tensor, context: Tensor) -> Callable[[], list[Any]]:
     def run() -> list[Any]:
         with torch.no_grad():
-            return [flow.inverse(events, context).double().numpy()]
+            return [flow.inverse(events, context)]
 
     return run
 
@@ -98,7 +103,7 @@ def _step(flow: Any, loss: Callable[[], Tensor]) -> Callable[[], list[Any]]:
         flow.module.zero_grad()
         value = loss()
         value.backward()
-        return [value.detach().double().numpy()]
+        return [value]
 
     return run
 
@@ -146,6 +151,15 @@ class _Zuko:
     def inverse(self, z: Tensor, context: Tensor) -> Tensor:
         x: Tensor = self.module(context).transform.inv(z)
         return x
+
+
+class _CompiledZuko(_Zuko):
+    """Its masked networks compiled, each pass of which is one fused graph."""
+
+    def __init__(self, biases: Tensor) -> None:
+        super().__init__(biases)
+        for transform in self.module.transform.transforms:
+            transform.hyper.compile(dynamic=False)
 
 
 class _Nflows:

@@ -34,8 +34,10 @@ SCAN = {"sizes": (100, 1_000, 10_000, 51_200), "features": (), "size": 10_000}
 PEERS = ("torch", "torch-whole")
 
 
-def cases(sizes: Sequence[int] | None, peers: Sequence[str] | None, features: int | None = None) -> list[Case]:
+def cases(sizes: Sequence[int] | None, peers: Sequence[str] | None, features: int | None = None, device: str = "cpu") -> list[Case]:
     """Return the cases at every size, or each at its standard size: events normal in float32."""
+    if device != "cpu":
+        raise UsageError("mlp runs on a CPU only: leave the device out")
     if features is not None:
         raise UsageError("the networks of mlp have their own numbers of features: leave them out")
     unknown = [name for name in peers or () if name not in PEERS]

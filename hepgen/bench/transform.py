@@ -32,10 +32,12 @@ PEERS: tuple[str, ...] = ()
 PATHS = [f"photon[{i}].{coordinate}" for i in (0, 1) for coordinate in ("pt", "eta", "phi")]
 
 
-def cases(sizes: Sequence[int] | None, peers: Sequence[str] | None, features: int | None = None) -> list[Case]:
+def cases(sizes: Sequence[int] | None, peers: Sequence[str] | None, features: int | None = None, device: str = "cpu") -> list[Case]:
     """Return "root-to-root" for every number of events."""
     if peers:
         raise UsageError(f"no peer {peers[0]!r} for transform: there is none")
+    if device != "cpu":
+        raise UsageError("transform runs on a CPU only: leave the device out")
     if features is not None:
         raise UsageError("transform has the six columns of two photons: leave the features out")
     model = paper_model()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -10,6 +11,11 @@ from torch import Tensor
 
 from hepgen.errors import BackendError, UsageError
 from hepgen.kernels import dispatch
+
+
+def implementation(backend: str, op: str) -> Any:
+    """Return the module with an op's functions on a GPU: ``hepgen.kernels.cuda.OP`` or ``hepgen.kernels.triton.OP``."""
+    return importlib.import_module(f"hepgen.kernels.{backend}.{op}")
 
 
 def array(tensor: Tensor | None) -> Any:

@@ -6,38 +6,56 @@ No torch here: the compiled core works on numpy arrays.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
+import importlib.util
 import os
 import sys
 from collections.abc import Iterator
 from contextvars import ContextVar
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from hepgen.errors import BackendError, UsageError
+from hepgen.kernels import preferences
 
 BACKENDS = ("reference", "cpp", "cuda", "triton")
 
+_EVERYWHERE = ("cpp", "cuda", "triton", "reference")
 # op -> the backends written for it, the preferred first; "reference" runs everywhere
 OPS: dict[str, tuple[str, ...]] = {
     "broken_line": ("cpp", "reference"),
-    "ecd_step": ("cpp", "reference"),
-    "mmd2": ("cpp", "reference"),
-    "kernel_mean": ("cpp", "reference"),
-    "gaussian_sums": ("cpp", "reference"),
-    "kde": ("cpp", "reference"),
-    "kde_divergence": ("cpp", "reference"),
-    "maf_forward": ("cpp", "reference"),
-    "maf_inverse": ("cpp", "reference"),
-    "maf_nll": ("cpp", "reference"),
+    "ecd_step": _EVERYWHERE,
+    "mmd2": _EVERYWHERE,
+    "kernel_mean": _EVERYWHERE,
+    "gaussian_sums": _EVERYWHERE,
+    "kde": _EVERYWHERE,
+    "kde_divergence": _EVERYWHERE,
+    "maf_forward": _EVERYWHERE,
+    "maf_inverse": _EVERYWHERE,
+    "maf_nll": _EVERYWHERE,
     "mlp": ("cpp", "reference"),
     "philox": ("cpp", "reference"),
+}
+_NATIVE = {"cpp": ("cpu",), "cuda": ("cuda",), "triton": ("cuda",), "reference": ("cpu", "cuda")}  # types of device
+
+# op -> the function of hepgen._cuda that it cannot do without
+_ENTRIES = {
+    "ecd_step": "ecd_step",
+    "mmd2": "mmd2",
+    "kernel_mean": "mmd2",
+    "gaussian_sums": "gaussian_sums",
+    "kde": "kde",
+    "kde_divergence": "kde",
+    "maf_forward": "maf_apply",
+    "maf_inverse": "maf_apply",
+    "maf_nll": "maf_likelihood",
 }
 
 _chosen: ContextVar[str | None] = ContextVar("hepgen_backend", default=None)
 _threads: ContextVar[int | None] = ContextVar("hepgen_threads", default=None)
-_core: ModuleType | None = None
-_core_reason = ""
+_modules: dict[str, tuple[ModuleType | None, str]] = {}
 _forked = False
 
 
@@ -49,23 +67,104 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
+def _module(name: str, folder: str = "") -> tuple[ModuleType | None, str]:
+    """A compiled module of the package, or of a folder, and where it cannot be had why; looked for once per process."""
+    if name not in _modules:
+        try:
+            _modules[name] = (_from_folder(name, folder) if folder else importlib.import_module(name)), ""
+        except ImportError as error:
+            _modules[name] = None, f"{name} cannot be imported ({error})"
+    return _modules[name]
+
+
+def _from_folder(name: str, folder: str) -> ModuleType:
+    path = next(Path(folder).glob(name.rpartition(".")[2] + "*.so"), None)
+    spec = None if path is None else importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"there is none in {folder}")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def core() -> ModuleType | None:
     """Return the compiled module ``hepgen._core``, or None where it was not built (the reason is kept)."""
-    global _core, _core_reason  # noqa: PLW0603 - looked for once per process
-    if _core is None and not _core_reason:
-        try:
-            _core = importlib.import_module("hepgen._core")
-        except ImportError as error:
-            _core_reason = f"hepgen._core cannot be imported ({error})"
-    return _core
+    return _module("hepgen._core")[0]
+
+
+def cuda() -> ModuleType | None:
+    """Return the compiled module ``hepgen._cuda``, or None where it was not built.
+
+    With the environment variable ``HEPGEN_EMULATED`` its emulation on the CPU, ``hepgen._emulated``, for tests where there is no GPU:
+    "1", or the folder that it was built in.
+    """
+    return _cuda()[0]
+
+
+def _cuda() -> tuple[ModuleType | None, str]:
+    emulated = os.environ.get("HEPGEN_EMULATED", "")
+    return _module("hepgen._emulated", "" if emulated == "1" else emulated) if emulated else _module("hepgen._cuda")
+
+
+def triton_interprets() -> bool:
+    """Whether Triton's kernels run in its interpreter, on the CPU."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def _has_gpu() -> bool:
+    torch: Any = sys.modules.get("torch")
+    return torch is not None and bool(torch.cuda.is_available())
+
+
+@functools.cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+@functools.cache
+def _card() -> str:
+    torch: Any = sys.modules["torch"]
+    return str(torch.cuda.get_device_name())
+
+
+def _reason_against(op: str, name: str) -> str:
+    """Why a backend cannot run `op` here; empty where it can."""
+    if name not in OPS[op]:
+        return "not written for this op"
+    if name == "cpp":
+        return _module("hepgen._core")[1]
+    if name == "cuda":
+        return _reason_against_cuda(op)
+    if name == "triton":
+        if not _has_triton():
+            return "triton is not installed: pip install triton"
+        if not triton_interprets() and not _has_gpu():
+            return "torch has no GPU here, and TRITON_INTERPRET is not 1"
+    return ""
+
+
+def _reason_against_cuda(op: str) -> str:
+    module, reason = _cuda()
+    if module is None:
+        return reason
+    if not hasattr(module, _ENTRIES[op]):
+        return f"{module.__name__} was built without it"
+    return "" if module.emulated or _has_gpu() else "torch has no GPU here"
 
 
 def _availability(op: str, name: str) -> tuple[bool, str]:
-    if name not in OPS[op]:
-        return False, "not written for this op"
-    if name == "cpp" and core() is None:
-        return False, _core_reason
-    return True, ""
+    reason = _reason_against(op, name)
+    return reason == "", reason
+
+
+def _devices(name: str) -> tuple[str, ...]:
+    """The types of device whose tensors a backend takes."""
+    if name == "cuda":
+        module = cuda()
+        return ("cpu",) if module is not None and module.emulated else ("cuda",)
+    if name == "triton":
+        return ("cpu",) if triton_interprets() else ("cuda",)
+    return _NATIVE[name]
 
 
 def registry() -> list[tuple[str, str, bool, str]]:
@@ -79,9 +178,16 @@ def registry() -> list[tuple[str, str, bool, str]]:
     return [(op, name, *_availability(op, name)) for op in OPS for name in BACKENDS]
 
 
-def available(op: str) -> list[str]:
-    """Return the backends that can run `op` here, the preferred first."""
-    return [name for name in OPS[op] if _availability(op, name)[0]]
+def available(op: str, device: str | None = None) -> list[str]:
+    """Return the backends that can run `op` here, the preferred first.
+
+    With a type of device those that take its tensors, without what stands in for a GPU on the CPU: that is slow, and for tests.
+    """
+    names = [name for name in OPS[op] if device is None or device in _NATIVE[name]]
+    if device == "cuda" and _has_gpu():
+        best = preferences.fastest(_card()).get(op)
+        names.sort(key=lambda name: name != best)
+    return [name for name in names if _availability(op, name)[0] and (device is None or device in _devices(name))]
 
 
 def _check_name(name: str) -> None:
@@ -94,7 +200,8 @@ def backend(name: str) -> Iterator[None]:
     """Run every op inside the ``with`` block on one backend.
 
     The choice holds for the current thread or asyncio task. Without it the environment variable ``HEPGEN_BACKEND`` is
-    asked, and where that is not set either the fastest backend available is taken.
+    asked, and where that is not set either the fastest backend available is taken: on a GPU the one that ``hepgen bench --device cuda``
+    found there, if it ever ran.
 
     Parameters
     ----------
@@ -131,10 +238,10 @@ def choose(op: str, *, device: str = "cpu") -> str:
         If the backend asked for cannot run `op` on that device.
     """
     wanted = _chosen.get() or os.environ.get("HEPGEN_BACKEND") or None
-    usable = [name for name in available(op) if name == "reference" or device == "cpu"]
     if wanted is None:
-        return usable[0]
+        return next(iter(available(op, device)))
     _check_name(wanted)
+    usable = [name for name in available(op) if device in _devices(name)]
     if wanted not in usable:
         raise BackendError(f"{op} has no backend {wanted!r} for {device} tensors here: choose one of {', '.join(usable)}")
     return wanted

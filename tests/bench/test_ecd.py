@@ -11,7 +11,7 @@ from hepgen.kernels import dispatch
 def test_every_case_backend_and_peer_is_measured(monkeypatch):
     monkeypatch.setattr(bench_ecd, "LARGE", ((30, 30),) * 10)
     rows = bench.run("ecd", repeats=1, threads=1)
-    backends = dispatch.available("ecd_step")
+    backends = dispatch.available("ecd_step", "cpu")
     assert [(row["case"], row["backend"], row["peer"]) for row in rows] == [
         (case, b, peer) for case in ("small", "large") for b in backends for peer in ("published", "torch-adam")
     ]

@@ -12,7 +12,7 @@ from hepgen.kernels import dispatch
 
 def test_every_case_and_backend_is_measured():
     rows = bench.run("kde", sizes=[300], peers=[], repeats=1, threads=1)
-    backends = dispatch.available("kde")
+    backends = dispatch.available("kde", "cpu")
     assert [(row["case"], row["backend"]) for row in rows] == [
         (case, b) for case in ("exact", "binned", "binned-gradient") for b in backends
     ]

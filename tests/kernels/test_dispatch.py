@@ -24,13 +24,13 @@ def test_choice_of_a_block_ends_with_it(monkeypatch):
     automatic = dispatch.choose("mmd2")
     with kernels.backend("reference"):
         assert dispatch.choose("mmd2") == "reference"
-    assert dispatch.choose("mmd2") == automatic == dispatch.available("mmd2")[0]
+    assert dispatch.choose("mmd2") == automatic == dispatch.available("mmd2", "cpu")[0]
 
 
 def test_choice_belongs_to_the_thread(monkeypatch):
     monkeypatch.delenv("HEPGEN_BACKEND", raising=False)
     with kernels.backend("reference"), ThreadPoolExecutor(1) as pool:
-        assert pool.submit(dispatch.choose, "mmd2").result() == dispatch.available("mmd2")[0]
+        assert pool.submit(dispatch.choose, "mmd2").result() == dispatch.available("mmd2", "cpu")[0]
 
 
 def test_environment(monkeypatch):
@@ -78,10 +78,10 @@ def test_unknown_name():
 
 
 def test_without_the_compiled_core(monkeypatch):
-    monkeypatch.setattr(dispatch, "_core", None)
-    monkeypatch.setattr(dispatch, "_core_reason", "")
+    monkeypatch.setattr(dispatch, "_modules", {})
     monkeypatch.setitem(sys.modules, "hepgen._core", None)
-    assert dispatch.available("mmd2") == ["reference"]
+    assert dispatch.choose("mmd2") == "reference"
+    assert "cpp" not in dispatch.available("mmd2", "cpu")
     assert kernels.instruction_set() == "none"
     reasons = {name: reason for op, name, _, reason in kernels.registry() if op == "mmd2"}
     assert "hepgen._core cannot be imported" in reasons["cpp"]

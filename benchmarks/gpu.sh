@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# On a machine with a GPU: build csrc with plain cmake, run the kernel tests, the sanitizers and the benchmark, in under 9 minutes.
+#
+#     bash benchmarks/gpu.sh [build] [test] [sanitize] [bench] [fit]        all of them by default
+#
+# Needs Python >= 3.11 with torch, triton, numpy, scipy, pytest, hypothesis and pybind11, cmake, nvcc and compute-sanitizer; none of awkward,
+# hist or uproot. Logs and tables go to $OUT, or to gpu-results.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+out=$(realpath -m "${OUT:-gpu-results}")
+mkdir -p "$out"
+parts=" ${*:-build test sanitize bench fit} "
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+python=${PYTHON:-python3}
+wanted() { [[ $parts == *" $1 "* ]]; }
+said() { printf '%s  %s\n' "$(date +%T)" "$1"; }
+
+if wanted build; then
+  said "build"
+  cmake -S . -B build/gpu -DHEPGEN_CUDA=ON -DHEPGEN_CUDA_ARCHITECTURES=native -DHEPGEN_WERROR=ON -DPython_EXECUTABLE="$(command -v "$python")" \
+    -Dpybind11_DIR="$("$python" -m pybind11 --cmakedir)" > "$out/build.log" 2>&1
+  cmake --build build/gpu -j "$(nproc)" >> "$out/build.log" 2>&1 || { tail -40 "$out/build.log"; exit 1; }
+  cp build/gpu/_core*.so build/gpu/_cuda*.so hepgen/
+fi
+failed=0
+if wanted test; then
+  said "test"
+  "$python" -m pytest tests/kernels tests/optim/test_ecd.py tests/training/test_device.py -q -p no:cacheprovider -n 6 -k "cuda or triton or device or gpu" \
+    --timeout 200 > "$out/test.log" 2>&1 || failed=1
+  grep -E "^(FAILED|ERROR|[0-9]+ (passed|failed)|=+ .* in )" "$out/test.log" | cut -c1-220 | tail -60
+fi
+if wanted sanitize; then
+  said "sanitize"
+  for tool in memcheck racecheck; do
+    timeout 120 compute-sanitizer --tool $tool --error-exitcode 9 "$python" benchmarks/gpu_small.py > "$out/$tool.log" 2>&1 || failed=1
+    echo "$tool: $(tail -1 "$out/$tool.log")"
+  done
+fi
+if wanted bench; then
+  said "bench"
+  "$python" benchmarks/gpu.py --out "$out" 2>&1 | tee "$out/bench.log" || failed=1
+fi
+if wanted fit; then
+  said "fit"
+  "$python" benchmarks/gpu_fit.py --out "$out/gpu_fit.json" 2>&1 | tee "$out/fit.log" || failed=1
+fi
+said "end"
+exit $failed
