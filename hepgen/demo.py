@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hepgen.applying import apply_file
-from hepgen.errors import MissingDependency, OutputError
+from hepgen.errors import MissingDependency, OutputError, UsageError
 from hepgen.estimators import load
 from hepgen.events import open_info, write_histograms
 from hepgen.fitting import fit_study, outputs
@@ -73,6 +73,8 @@ def run_demo(out: Path, *, epochs: int | None = None, overwrite: bool = False, p
 def run(study: Study, independent: Path, *, overwrite: bool = False, progress: bool | None = None) -> Evaluation:
     """Fit a study, transform an independent simulation file, and fill histograms of it in a coffea processor."""
     evaluation = fit_study(study, overwrite=overwrite, progress=progress)
+    if evaluation is None:
+        raise UsageError("the demo runs in one process: start it without torchrun")
     path = study.out / "model.hepgen"
     transformed = study.out / "transformed.root"
     done = apply_file(load(path), independent, transformed, overwrite=overwrite, progress=progress)

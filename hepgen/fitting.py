@@ -28,27 +28,38 @@ SAMPLES = ("data", "simulation", "reweighted")
 SIDES = (NOMINAL, *pair("reweighter"))
 
 
-def fit_study(study: Study, *, overwrite: bool = False, progress: bool | None = None) -> Evaluation:
+def fit_study(study: Study, *, overwrite: bool = False, progress: bool | None = None) -> Evaluation | None:
     """Fit the model of a study, save it as ``model.hepgen`` in the study's folder, and evaluate it into ``report/``.
 
-    The fit keeps ``checkpoints/`` in that folder; after a stop the same call goes on from there.
+    The fit keeps ``checkpoints/`` in that folder; after a stop the same call goes on from there. Where torchrun started several ranks they
+    fit together, and each reads its part of the files; the first one saves and evaluates, and the others return None.
 
     Raises
     ------
     OutputError
         When the folder holds a model already and `overwrite` is not set.
     """
+    from hepgen import ranks
+
     path = study.out / "model.hepgen"
-    checkpoints = study.out / "checkpoints"
-    if path.exists():
-        if not overwrite:
-            raise OutputError(f"{path} exists already: give the study another output, or pass --overwrite")
-        shutil.rmtree(checkpoints, ignore_errors=True)
-    model = study.estimator()
-    sim, data = (study.load(which, model.features) for which in ("sim", "data"))
-    print(f"sim: {len(sim.events)} of {sim.read} events pass; data: {len(data.events)} of {data.read} events pass")
-    options = {"seed": study.seed, "checkpoint": checkpoints, "progress": progress, **study.fit_options()}
-    model.fit(sim.events, data.events, sim.weights, data.weights, **options)
+    if path.exists() and not overwrite:
+        raise OutputError(f"{path} exists already: give the study another output, or pass --overwrite")
+    with ranks.joined(study.fit.device or "cpu"):
+        first = ranks.number() == 0
+        checkpoints = study.out / "checkpoints"
+        if path.exists() and first:
+            shutil.rmtree(checkpoints, ignore_errors=True)
+        ranks.wait()
+        model = study.estimator()
+        share = ranks.number(), ranks.count()
+        sim, data = (study.load(which, model.features, share=share) for which in ("sim", "data"))
+        counts = np.sum(ranks.objects([len(sim.events), sim.read, len(data.events), data.read]), axis=0)
+        if first:
+            print("sim: {} of {} events pass; data: {} of {} events pass".format(*counts))
+        options = {"seed": study.seed, "checkpoint": checkpoints, "progress": progress if first else False, **study.fit_options()}
+        model.fit(sim.events, data.events, sim.weights, data.weights, **options)
+    if not first:
+        return None
     model.save(path, overwrite=overwrite)
     return evaluate_study(study, model, out=study.out / "report", overwrite=overwrite)
 

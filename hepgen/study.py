@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from hepgen.errors import InputError, UsageError
 from hepgen.estimators import EventGenerator, Reweighter, SimToData
 from hepgen.events import Features, Selection, identity_columns, open_info, read, schema
+from hepgen.events.sources import expand
 
 if TYPE_CHECKING:
     import awkward as ak
@@ -220,15 +221,20 @@ class Study(_Section):
         section = self._section(which)
         return section.schema_name or open_info(self._files(section)[0], section.tree).schema
 
-    def load(self, which: Literal["sim", "data"], features: Features, *, evaluation: bool = False) -> LoadedSample:
-        """The events of a sample that hold the objects and pass the selection of the fit, or that of the evaluation; with their weights."""
+    def load(
+        self, which: Literal["sim", "data"], features: Features, *, evaluation: bool = False, share: tuple[int, int] = (0, 1)
+    ) -> LoadedSample:
+        """The events of a sample that hold the objects and pass the selection of the fit, or that of the evaluation; with their weights.
+
+        Of the `share`: which of how many parts of the files.
+        """
         section: SampleSection = (getattr(self.evaluation, which) if evaluation else None) or self._section(which)
         cuts = _cuts(self.selection if evaluation or self.fit_selection is None else self.fit_selection)
         more = self.evaluation.variables if evaluation else []
         if more:
             features = Features(features.outputs, computed=[*features.computed, *more])
         return load_sample(
-            self._files(section), features, cuts, tree=section.tree, schema_name=section.schema_name, weights=section.weights
+            self._files(section), features, cuts, tree=section.tree, schema_name=section.schema_name, weights=section.weights, share=share
         )
 
     def load_whole(self, features: Features) -> LoadedSample:
@@ -282,6 +288,7 @@ def load_sample(
     schema_name: str | None = None,
     weights: str = "auto",
     lacking: bool = False,
+    share: tuple[int, int] = (0, 1),
 ) -> LoadedSample:
     """Read the columns that features, selection, weights and identity need, and keep the events that pass.
 
@@ -297,6 +304,8 @@ def load_sample(
         "auto" (the schema's event weight), "none", or the name of a branch.
     lacking
         Keep events that lack some of the objects.
+    share
+        Which of how many equal parts of the entries to read.
 
     Raises
     ------
@@ -308,7 +317,11 @@ def load_sample(
     columns = set(features.columns(info.branches)) | set(identity_columns(info.branches, view))
     columns |= set(selection.columns(info.branches)) if selection is not None else set()
     columns |= set(view.weight_columns(info.branches)) if weights == "auto" else {weights} - {"none"}
-    events = read(files, tree=tree, schema=view, columns=columns)
+    part: dict[str, int] = {}
+    if share[1] > 1:
+        total = sum(open_info(file, tree).entries for file in expand(files))
+        part = {"entry_start": total * share[0] // share[1], "entry_stop": total * (share[0] + 1) // share[1]}
+    events = read(files, tree=tree, schema=view, columns=columns, **part)
     if weights == "auto":
         values = view.weight(events)
     else:
@@ -316,6 +329,6 @@ def load_sample(
     kept = np.ones(len(events), dtype=bool) if lacking else features.to_matrix(events)[1]
     if selection is not None:
         kept &= selection.mask(events)
-    if not kept.any():
+    if not kept.any() and share[1] == 1:
         raise InputError(f"{files[0]}: of {len(events)} events none has the objects and passes the selection")
     return LoadedSample(events[kept], values[kept], len(events))

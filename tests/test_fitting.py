@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -111,3 +113,23 @@ def test_what_a_reweighting_has_not_is_refused(folder: Path) -> None:
     assert "optimizer" not in study.fit_options()
     assert study.estimator().settings is not None
     assert "adam" in json.dumps(study.estimator().document())
+
+
+def test_two_ranks_read_their_parts_and_fit_one_model(tmp_path: Path) -> None:
+    from hepgen import load, samples
+
+    paths = '["photon[0].pt", "photon[0].eta", "photon[1].pt"]'
+    model = 'loss = "nll"\nblocks = 1\nhidden = [8]\n[fit]\nepochs = 1\nbatch_size = 2048'
+    study = 'output = "{{}}"\n[sim]\nfiles = ["{sim}"]\n[data]\nfiles = ["{data}"]\n[features]\npaths = {paths}\n[model]\n{model}\n'
+    text = study.format(**samples.packaged("diphoton"), paths=paths, model=model)
+    fitted = {}
+    for name, options in (("one", []), ("two", ["--ranks", "2"])):
+        (tmp_path / f"{name}.toml").write_text(text.format(name))
+        command = [sys.executable, "-m", "hepgen", "fit", str(tmp_path / f"{name}.toml"), "--quiet", *options]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        assert done.stdout.count("events pass; data:") == 1
+        fitted[name] = load(tmp_path / name / "model.hepgen")
+    one, two = fitted["one"], fitted["two"]
+    assert two.record["events"] == one.record["events"]
+    assert two.coordinates.to_dict() == one.coordinates.to_dict()
+    assert two.record["stages"][0]["epochs"][-1]["valid"] == pytest.approx(one.record["stages"][0]["epochs"][-1]["valid"], rel=0.1)

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from hepgen.errors import InputError, UsageError
 from hepgen.estimators.base import Estimator, Invalid, Keys, Matrix
 from hepgen.estimators.event_coordinates import EventCoordinates
+from hepgen.estimators.fit_rows import of_all_ranks
 from hepgen.estimators.generator_models import FitOptions, Rows, Sampler, family
 from hepgen.estimators.generator_settings import COORDINATES, GeneratorSettings, checked_settings
 from hepgen.estimators.pt_order import Ordered, order_by_pt, ordered_collections
@@ -155,6 +156,7 @@ class EventGenerator(Estimator):
             Stopped by Ctrl-C after writing the checkpoint.
         """
         self.changed()
+        events, weights = of_all_ranks(events, weights)
         records = self.as_records(events)
         matrix, present, own = self._rows(records, weights)
         self.presence = Presence.learn(present, own)

@@ -18,6 +18,8 @@ def rows_to_fit(
 ) -> tuple[Matrix, Matrix | None]:
     """Feature matrix (n, d) and signed weights (n,), or None, of the events that have the objects and pass the selection.
 
+    Over several ranks each gives its part of the events and gets the rows of all.
+
     Parameters
     ----------
     name
@@ -40,6 +42,7 @@ def rows_to_fit(
     if selection is not None:
         passed = np.asarray(selection.mask(events))[mask]
         matrix, kept = matrix[passed], None if kept is None else kept[passed]
+    matrix, kept = of_all_ranks(matrix, kept)
     if not len(matrix):
         raise InputError(f"no event of {name} has the objects and passes the selection: nothing can be fitted")
     if kept is not None and kept.sum() <= 1e-9 * np.abs(kept).sum():
@@ -48,3 +51,19 @@ def rows_to_fit(
         if column.min() == column.max():
             raise InputError(f"column {label!r} of {name} is constant ({column[0]:.6g}): leave it out of the features")
     return matrix, kept
+
+
+def of_all_ranks(rows: Any, weights: Any) -> tuple[Any, Any]:
+    """Rows (n, ...) or awkward events, and their weights (n,) or None, of all ranks in their order."""
+    from hepgen import ranks
+
+    if ranks.count() == 1:
+        return rows, weights
+    import awkward as ak
+
+    parts = ranks.objects((rows, weights))
+    joined = ak.concatenate([part for part, _ in parts])
+    return (
+        joined if isinstance(rows, ak.Array) else np.asarray(joined),
+        None if weights is None else np.concatenate([np.asarray(own) for _, own in parts]),
+    )

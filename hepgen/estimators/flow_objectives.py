@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hepgen import ranks
 from hepgen.losses import MMD, KLOfKDE
 from hepgen.networks import MAF
 from hepgen.optim import MDMM
@@ -25,7 +26,7 @@ VALIDATION_ROWS = 8192
 class FlowObjective(Objective):
     """A flow and what the four losses share."""
 
-    capturable = True
+    capturable = joint = True
 
     def __init__(self, flow: MAF) -> None:
         super().__init__()
@@ -56,7 +57,11 @@ class LogLoss(FlowObjective):
         sim = batch["sim"].values[:rows]
         delta = self.target(batch)[:rows] - sim[:, : self.flow.features]
         weights = _product(batch["sim"].weights, batch["data"].weights, rows)
-        return {"loss": self.flow.negative_log_likelihood(delta, sim, weights)}
+        nll = self.flow.negative_log_likelihood(delta, sim, weights)
+        if ranks.count() > 1:
+            weighed = nll.new_tensor(float(rows)) if weights is None else weights.sum()
+            nll = ranks.total(nll * weighed) / ranks.constant_total(weighed)
+        return {"loss": nll}
 
 
 class KLLoss(FlowObjective):
@@ -68,7 +73,7 @@ class KLLoss(FlowObjective):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The divergence of one batch."""
-        return {"loss": self.divergence(self.generate(batch), batch["sim"].weights)}
+        return {"loss": _divergence(self.divergence, self.generate(batch), batch["sim"].weights)}
 
 
 class MMDLoss(FlowObjective):
@@ -100,7 +105,7 @@ class MDMMLoss(FlowObjective):
 
     def _both(self, batch: Batch) -> tuple[Tensor, Tensor]:
         generated = self.generate(batch)
-        primary = self.divergence(generated, batch["sim"].weights)
+        primary = _divergence(self.divergence, generated, batch["sim"].weights)
         secondary = self.mmd(generated, self.target(batch), batch["sim"].weights, batch["data"].weights)
         return primary, secondary
 
@@ -145,11 +150,14 @@ def data_floors(
     return primary, secondary
 
 
+def _divergence(divergence: KLOfKDE, generated: Tensor, weights: Tensor | None) -> Tensor:
+    """Of the rows of all ranks, each of which bins them all: that is a small part of a step."""
+    value: Tensor = divergence(ranks.gathered(generated), None if weights is None else ranks.gathered(weights))
+    return ranks.shared(value)
+
+
 def _first_rows(batch: Batch) -> Batch:
-    first = slice(VALIDATION_ROWS)
-    return replace(
-        batch, samples={name: Sample(s.values[first], None if s.weights is None else s.weights[first]) for name, s in batch.samples.items()}
-    )
+    return replace(batch, samples={name: s.part(slice(VALIDATION_ROWS // ranks.count())) for name, s in batch.samples.items()})
 
 
 def _product(first: Tensor | None, second: Tensor | None, rows: int) -> Tensor | None:

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from hepgen.errors import InputError, UsageError
 from hepgen.estimators.base import Invalid, Keys, Matrix
 from hepgen.estimators.coordinates import Coordinates
-from hepgen.estimators.fit_rows import rows_to_fit
+from hepgen.estimators.fit_rows import of_all_ranks, rows_to_fit
 from hepgen.estimators.object_order import collection_columns, sort_by_pt
 from hepgen.estimators.replacer_settings import MODELS, ReplacerSettings, new_plan, uniform_quantiles
 from hepgen.estimators.transfer import ConditionTransfer, Transfer, transfer_factor
@@ -225,6 +225,7 @@ class ObjectReplacer(Transformer):
         if self.selection is not None:
             passed = np.asarray(self.selection.mask(records))[mask]
             matrix, weights = matrix[passed], weights[passed]
+        matrix, weights = of_all_ranks(matrix, weights)
         events, own = signal
         self.transfer = transfer_factor(np.ones(len(events)) if own is None else own, weights)
         if self.settings.transfer_networks:

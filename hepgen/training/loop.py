@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hepgen import ranks
 from hepgen.errors import FitInterrupted, InputError, UsageError
 from hepgen.optim import ECD, eta_for
 from hepgen.optim.ecd import largest_fan_in
@@ -48,6 +49,9 @@ class Objective(nn.Module):
     in place of `losses`. `measures_training` asks for the validation loss of as many training events, recorded as "train", where
     the losses of the steps say nothing of how good the fit is.
 
+    Over several ranks the loss of a batch is the mean of what they return for their parts of it, unless it is `joint`: then each returns
+    the value for the whole batch, with a part of its gradient; see `hepgen.ranks`.
+
     One is `capturable` whose steps never wait for the device and always do the same work: on a GPU they are recorded once and replayed.
     """
 
@@ -55,6 +59,7 @@ class Objective(nn.Module):
     players: Sequence[str] = ()
     measures_training: bool = False
     capturable: bool = False
+    joint: bool = False
 
     @property
     def fan_in(self) -> int:
@@ -98,7 +103,8 @@ def train(
     objective
         What is fitted; changed in place.
     samples
-        Named samples; each is split into training and validation events, and shuffled, independently.
+        Named samples; each is split into training and validation events, and shuffled, independently. Over several ranks they are the same
+        on all, and each rank takes its part of the rows.
     plan
         Epochs, batches, optimiser and schedule.
     checkpoint
@@ -158,7 +164,7 @@ class _Fit:
         self.device = torch.device(plan.device)
         objective.to(self.device)
         self.ensemble = objective.members is not None
-        there = {name: sample.to(self.device) for name, sample in samples.items()}
+        there = {name: sample.part(ranks.split(len(sample))).to(self.device) for name, sample in samples.items()}
         self.order = BatchOrder(there, plan.validation, plan.batch_size, seeds, ensemble=self.ensemble)
         self.seeds = seeds
         self.modules: dict[str, nn.Module] = {name: objective.get_submodule(name) for name in objective.players} or {WHOLE: objective}
@@ -173,6 +179,8 @@ class _Fit:
         self.rows: list[dict[str, Tensor]] = []
         self.sums = [0.0] * len(seeds)
         self.fingerprint = ""
+        self.told: Callable[[], bool] = lambda: False
+        self.interrupted = False  # one of several ranks was told to stop, and all know
         if checkpoint is not None:
             shapes = ((n, tuple(p.shape)) for n, p in objective.state_dict().items())
             settings = {name: value for name, value in asdict(plan).items() if (name, value) not in UNCHANGED}
@@ -182,11 +190,12 @@ class _Fit:
     def run(self, checkpoint_seconds: float, title: str, progress: bool | None) -> list[Record]:
         saved = time.monotonic()
         with deferred_interrupt() as interrupted, progress_bar(title, self.plan.epochs, progress) as report:
+            self.told = interrupted
             while self.running:
                 started = time.monotonic()
                 while self.step < self.order.steps:
                     self._take_step()
-                    if interrupted():
+                    if self.interrupted or (ranks.count() == 1 and interrupted()):
                         self._stop()
                     if self.checkpoint is not None and time.monotonic() - saved > checkpoint_seconds:
                         self._save()
@@ -222,7 +231,7 @@ class _Fit:
     def _new_graph(self) -> StepGraph | None:
         """Where steps can be replayed."""
         capturable = self.objective.capturable and not self.ensemble and not self.objective.players
-        if self.device.type != "cuda" or not capturable or self.plan.stage(self.epoch).optimizer not in CAPTURABLE:
+        if self.device.type != "cuda" or ranks.count() > 1 or not capturable or self.plan.stage(self.epoch).optimizer not in CAPTURABLE:
             return None
         return StepGraph(lambda batch: self._descend(WHOLE, self.objective.losses(batch)), self.order)
 
@@ -256,6 +265,9 @@ class _Fit:
         optimizer.zero_grad(set_to_none=True)
         # through the networks of the others, but not into them
         loss.sum().backward(inputs=None if player == WHOLE else self.parameters[player])
+        if ranks.count() > 1:
+            losses = self._reduce(self.parameters[player], losses)
+            loss = losses["loss"]
         if isinstance(optimizer, ECD):
             optimizer.step(loss, self.running if self.ensemble else None)
         else:
@@ -265,6 +277,22 @@ class _Fit:
         self.objective.after_step(losses)
         named = losses if player == WHOLE else {**losses, player: loss}
         return {name: value.detach() for name, value in named.items()}
+
+    def _reduce(self, parameters: list[nn.Parameter], losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Bring gradients and losses of all ranks together, in one message that also says whether one was told to stop."""
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        values = list(losses.values())
+        stop = values[0].new_tensor([float(self.told())], dtype=torch.float64)
+        parts = [*gradients, *(value.detach() for value in values), stop]
+        kind = torch.float64 if any(g.dtype == torch.float64 for g in gradients) else torch.float32
+        message = ranks.constant_total(torch.cat([part.reshape(-1).to(kind) for part in parts]))
+        found = [part.view(like.shape) for part, like in zip(message.split([part.numel() for part in parts]), parts, strict=True)]
+        share = 1.0 if self.objective.joint else 1.0 / ranks.count()
+        for gradient, whole in zip(gradients, found, strict=False):
+            gradient.copy_(whole).mul_(share)
+        self.interrupted |= bool(found[-1].item())
+        means = [whole / ranks.count() for whole in found[len(gradients) : -1]]
+        return {name: mean.to(value.dtype) for (name, value), mean in zip(losses.items(), means, strict=True)}
 
     def _clip(self, parameters: list[nn.Parameter], largest: float) -> None:
         """Clip the gradient, of every member by itself."""
@@ -316,7 +344,7 @@ class _Fit:
         return int(epochs[-1]["epoch"]) if epochs else 0
 
     def _measured(self, batch: Batch) -> list[float]:
-        values: list[float] = self.objective.validation_loss(batch).reshape(-1).tolist()
+        values: list[float] = (ranks.constant_total(self.objective.validation_loss(batch)) / ranks.count()).reshape(-1).tolist()
         return values
 
     def _check(self, losses: list[float]) -> None:
@@ -363,7 +391,7 @@ class _Fit:
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "fingerprint": self.fingerprint,
         }
-        if self.checkpoint is not None:
+        if self.checkpoint is not None and ranks.number() == 0:
             save_checkpoint(self.checkpoint, state)
 
     def _restore(self, state: dict[str, Any] | None) -> None:

@@ -10,6 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from hepgen import ranks
 from hepgen.errors import InputError
 
 
@@ -25,6 +26,10 @@ class Sample:
 
     def __len__(self) -> int:
         return len(self.values)
+
+    def part(self, rows: slice) -> Sample:
+        """Consecutive rows."""
+        return Sample(self.values[rows], None if self.weights is None else self.weights[rows])
 
     def to(self, device: torch.device | str) -> Sample:
         """The same rows on a device."""
@@ -81,6 +86,8 @@ class BatchOrder:
     shuffle. The samples are shuffled independently of each other: nothing pairs them. Rows left over from the last full batch wait
     for the next epoch's shuffle. The members of an ensemble each have a seed, and from it a split and an order, of their own.
 
+    Where there are several ranks each has rows of its own here, holds out and shuffles these, and takes its part of every batch.
+
     Parameters
     ----------
     samples
@@ -88,7 +95,7 @@ class BatchOrder:
     validation
         Share of each sample that is held out.
     batch_size
-        Rows of each sample in a batch, at most.
+        Rows of each sample in a batch, at most, those of all ranks together.
     seeds
         Of the members; one where there is no ensemble.
     ensemble
@@ -96,17 +103,18 @@ class BatchOrder:
     """
 
     def __init__(self, samples: Mapping[str, Sample], validation: float, batch_size: int, seeds: Sequence[int], *, ensemble: bool) -> None:
-        self.samples, self.seeds, self.ensemble = samples, tuple(seeds), ensemble
+        self.samples, self.ensemble = samples, ensemble
+        self.seeds = tuple(seed if ranks.count() == 1 else mix_seed(seed, 6, ranks.number()) for seed in seeds)
         self._training: dict[str, Tensor] = {}
         self._held: dict[str, Tensor] = {}
         for number, (name, sample) in enumerate(samples.items()):
             if len(sample) < 2:
                 raise InputError(f"a fit needs at least two events in every sample, and one of them has {len(sample)}")
-            held = min(max(round(validation * len(sample)), 1), len(sample) - 1)
+            held, shown = ranks.least(_held_out_of(len(sample), validation))
             rows = torch.stack([_shuffled(len(sample), seed, 0, number) for seed in self.seeds]).to(sample.values.device)
-            self._held[name], self._training[name] = rows[:, :held].clone(), rows[:, held:].clone()
+            self._held[name], self._training[name] = rows[:, :held].clone(), rows[:, held : held + shown].clone()
         lengths = [rows.shape[1] for rows in self._training.values()]
-        self.batch_size = min(batch_size, *lengths)
+        self.batch_size = min(max(batch_size // ranks.count(), 1), *lengths)
         self.steps = max(max(lengths) // self.batch_size, 1)
         self._orders: dict[str, tuple[object, Tensor]] = {}
 
@@ -151,6 +159,12 @@ class BatchOrder:
             orders = [rows[m][_shuffled(rows.shape[1], self.seeds[m], 1, number, epoch, turn).to(rows.device).long()] for m in members]
             self._orders[name] = key, torch.stack(orders)
         return self._orders[name][1]
+
+
+def _held_out_of(length: int, validation: float) -> tuple[int, int]:
+    """How many of `length` rows are held out, and how many are not."""
+    held = min(max(round(validation * length), 1), length - 1)
+    return held, length - held
 
 
 def _shuffled(length: int, *seed: int) -> Tensor:

@@ -1,0 +1,5 @@
+"""``python -m hepgen``: the command line."""
+
+from hepgen.cli import main
+
+main()
