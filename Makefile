@@ -1,5 +1,6 @@
 # make demo   set up .venv, build, and run the main job on the packaged files
 # make test   set up .venv, build, and pass all tests
+# make robustness   kill, damage and fill up at length
 # make sanitize   build the kernels with sanitizers, and pass the tests in C++
 PYTHON ?= python3
 VENV := .venv
@@ -8,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 SOURCES := pyproject.toml CMakeLists.txt README.md constraints.txt $(shell find csrc hepgen plugins -type f ! -name '*.pyc' ! -name '_core*.so')
 STRICT := $(if $(CI),--config-settings=cmake.define.HEPGEN_WERROR=ON)
 
-.PHONY: demo test lint sanitize bench clean
+.PHONY: demo test lint sanitize robustness bench clean
 
 demo: $(INSTALLED)
 	$(BIN)/hepgen demo --out hepgen-demo --overwrite
@@ -31,6 +32,10 @@ sanitize: $(INSTALLED)
 	    -DHEPGEN_TESTS=ON -DHEPGEN_ONE_ISA=$(SANITIZE_ISA) && cmake --build build/sanitize-$$kind && \
 	  UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 TSAN_OPTIONS=halt_on_error=1 build/sanitize-$$kind/hepgen_tests || exit 1; \
 	done
+
+# what happens when processes are killed, disks fill up and files are damaged: docs/robustness.md
+robustness: $(INSTALLED)
+	HEPGEN_ROBUSTNESS=full PYTHONSAFEPATH=1 $(BIN)/python -m pytest tests/robustness --timeout 3600
 
 bench: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation ".[bench]"

@@ -20,6 +20,7 @@ from hepgen.errors import InputError, MissingDependency, OutputError, UsageError
 from hepgen.event_display import event_display as event_display  # noqa: PLC0414 - a picture like the others
 from hepgen.metrics.checks import Float
 from hepgen.ratio_panels import draw_ratio, sample_colour
+from hepgen.whole_files import write_whole
 
 if TYPE_CHECKING:
     import hist
@@ -72,12 +73,9 @@ def png(figure: Figure) -> bytes:
 def _finish(figure: Figure, path: str | os.PathLike[str] | None) -> Figure:
     if path is not None:
         target = Path(path)
-        beside = target.with_name(f".{target.name}.part")
         try:
-            beside.write_bytes(png(figure))
-            beside.replace(target)
+            write_whole(target, png(figure))
         except OSError as error:
-            beside.unlink(missing_ok=True)
             raise OutputError(f"cannot write the picture {target} ({error.strerror}): choose another folder") from None
     return figure
 

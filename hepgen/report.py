@@ -14,6 +14,7 @@ from html import escape
 from pathlib import Path
 
 from hepgen.errors import OutputError, UsageError
+from hepgen.whole_files import write_whole
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1c1e21; background: #fff; max-width: 72rem; margin: 2rem auto; padding: 0 1.5rem; }
@@ -127,12 +128,9 @@ def write(path: str | os.PathLike[str], page: str, *, overwrite: bool = False) -
     target = Path(path)
     if target.exists() and not overwrite:
         raise OutputError(f"the report {target} exists already: choose another name or allow overwriting")
-    beside = target.with_name(f".{target.name}.part")
     try:
-        beside.write_text(page, encoding="utf-8")
-        beside.replace(target)
+        write_whole(target, page.encode())
     except OSError as error:
-        beside.unlink(missing_ok=True)
         raise OutputError(f"cannot write the report {target} ({error.strerror}): choose another folder") from None
     return target
 

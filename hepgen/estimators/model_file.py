@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from hepgen import __version__
 from hepgen.errors import InputError, ModelFileError, OutputError, UsageError
+from hepgen.whole_files import write_whole
 
 FORMAT = 1
 ESTIMATORS = {
@@ -50,16 +51,9 @@ def write_model(path: str | Path, content: bytes, *, overwrite: bool = False) ->
     path = Path(path)
     if path.exists() and not overwrite:
         raise OutputError(f"{path} exists already: choose another name, or pass overwrite=True (--overwrite)")
-    beside = path.with_name(f".{path.name}.part")
     try:
-        with beside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
+        write_whole(path, content)
     except OSError as error:
-        if beside.parent.is_dir():
-            beside.unlink(missing_ok=True)
         raise OutputError(
             f"the model cannot be written to {path} ({error.strerror}): choose a folder that exists and can be written"
         ) from error
@@ -139,10 +133,12 @@ def from_content(content: bytes, name: str) -> Any:
     kind = document.get("estimator")
     if kind not in ESTIMATORS:
         raise ModelFileError(f"{name} holds a {kind!r}, which this hepgen {__version__} does not know: update hepgen")
+    if not isinstance(document.get("schema"), str | None):
+        raise ModelFileError(f"{name} does not hold a whole {kind}: its schema is no name")
     estimator = getattr(importlib.import_module(ESTIMATORS[kind]), kind)
     try:
         model = estimator.from_document(document, tensors)
-    except (KeyError, TypeError, UsageError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, UsageError, RuntimeError) as error:
         raise ModelFileError(f"{name} does not hold a whole {kind}: {error}") from error
     model.remember(os.path.abspath(name), content)
     return model

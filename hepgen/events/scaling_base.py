@@ -36,6 +36,7 @@ class Scaling:
     _kinds: ClassVar[dict[str, type[Scaling]]] = {}
     _settings: ClassVar[tuple[str, ...]] = ()
     _learned: ClassVar[tuple[str, ...]] = ()
+    _arrays: ClassVar[tuple[str, ...]] = ()  # what of the learned is not one number
 
     def __init_subclass__(cls) -> None:
         cls.kind = cls.__name__
@@ -114,7 +115,7 @@ class Scaling:
     def _from_dict(cls, data: Mapping[str, Any]) -> Scaling:
         scaling = cls(**{name: data[name] for name in cls._settings})
         for name in cls._learned:
-            setattr(scaling, name, _number(data[name]))
+            setattr(scaling, name, _numbers(data[name]) if name in cls._arrays else _number(data[name]))
         scaling._check_learned()
         return scaling
 
@@ -134,10 +135,12 @@ class Scaling:
         return f"{self.kind}({', '.join(f'{name}={getattr(self, name)!r}' for name in self._settings)})"
 
 
-def _number(value: Any) -> Any:
-    if value is None:
-        return None
-    return np.asarray(value, dtype=np.float64) if isinstance(value, list) else float(value)
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+def _numbers(value: Any) -> Floats | None:
+    return None if value is None else np.asarray(value, dtype=np.float64)
 
 
 def _check_column(x: Floats, weights: Floats | None, column: str) -> None:

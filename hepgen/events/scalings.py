@@ -168,6 +168,7 @@ class Quantile(Scaling):
 
     _settings = ("n_quantiles", "output")
     _learned = ("x", "y", "tails")
+    _arrays = _learned
 
     def __init__(self, n_quantiles: int = 1000, output: str = "normal") -> None:
         if output not in {"normal", "uniform"}:

@@ -2,31 +2,61 @@
 
 from __future__ import annotations
 
-import os
+import errno
+import fcntl
+import io
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from hepgen.errors import OutputError, UsageError
+from hepgen.whole_files import write_whole
 
 VERSION = 1
 
 
-def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write `state` beside `path` and move it there, so that a kill at any moment leaves a whole checkpoint."""
-    beside = path.with_name(f".{path.name}.part")
+@contextmanager
+def held_alone(path: Path) -> Iterator[None]:
+    """Within the block no other fit writes the checkpoint `path`; the system lets go of it however this process ends.
+
+    Raises
+    ------
+    UsageError
+        Another fit holds it.
+    """
+    lock = path.with_name(f".{path.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("wb") as file:
-            torch.save({"version": VERSION, **state}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
+        file = lock.open("w")
     except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise OutputError(f"the checkpoint {path} cannot be written ({error.strerror}): choose another folder") from error
+        raise _cannot_write(path, error) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in {errno.EWOULDBLOCK, errno.EACCES}:
+                raise UsageError(f"another fit is writing the checkpoint {path}: wait for it, or name another folder") from error
+            # a file system without locks: nothing can be known
+        yield
+
+
+def _cannot_write(path: Path, error: OSError) -> OutputError:
+    return OutputError(f"the checkpoint {path} cannot be written ({error.strerror}): choose another folder")
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write `state` beside `path` and move it there, so that a kill at any moment leaves a whole checkpoint."""
+    content = io.BytesIO()  # torch's own writer hides that a disk is full behind an error of its own
+    torch.save({"version": VERSION, **state}, content)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, content.getbuffer())
+    except OSError as error:
+        raise _cannot_write(path, error) from error
 
 
 def load_checkpoint(path: Path, fingerprint: str) -> dict[str, Any] | None:

@@ -13,6 +13,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from hepgen.errors import FitInterrupted, InputError, UsageError
 from hepgen.optim import ECD, eta_for
 from hepgen.optim.ecd import largest_fan_in
 from hepgen.progress import progress_bar
-from hepgen.training.checkpoint import load_checkpoint, save_checkpoint
+from hepgen.training.checkpoint import held_alone, load_checkpoint, save_checkpoint
 from hepgen.training.interrupts import deferred_interrupt
 from hepgen.training.plan import OPTIMIZERS, Plan, Stage
 from hepgen.training.record import Record
@@ -121,9 +122,9 @@ def train(
     InputError
         When the loss is not finite any more.
     UsageError
-        When the checkpoint belongs to another fit.
+        When the checkpoint belongs to another fit, or another fit is writing it.
     """
-    (record,) = _Fit(objective, samples, plan, [plan.seed], checkpoint).run(checkpoint_seconds, title, progress)
+    (record,) = _run(objective, samples, plan, [plan.seed], checkpoint, checkpoint_seconds, title, progress)
     return record
 
 
@@ -152,7 +153,21 @@ def train_ensemble(
 
     Other parameters and errors are those of `train`. Returns the records of the members.
     """
-    return _Fit(objective, samples, plan, seeds, checkpoint).run(checkpoint_seconds, title, progress)
+    return _run(objective, samples, plan, seeds, checkpoint, checkpoint_seconds, title, progress)
+
+
+def _run(
+    objective: Objective,
+    samples: Mapping[str, Sample],
+    plan: Plan,
+    seeds: Sequence[int],
+    checkpoint: Path | None,
+    checkpoint_seconds: float,
+    title: str,
+    progress: bool | None,
+) -> list[Record]:
+    with nullcontext() if checkpoint is None or ranks.number() > 0 else held_alone(checkpoint):
+        return _Fit(objective, samples, plan, seeds, checkpoint).run(checkpoint_seconds, title, progress)
 
 
 class _Fit:
