@@ -56,13 +56,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("ops", nargs="*", default=list(bench.ON_GPU))
     parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--peers", nargs="*", help="of those of hepgen bench that each op has; all of them by default")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
     left_out = []
     for op in options.ops:
         try:
-            found = bench.run(op, repeats=options.repeats, device="cuda")
+            known = bench.module(op).PEERS
+            peers = None if options.peers is None else [name for name in options.peers if name in known]
+            found = bench.run(op, repeats=options.repeats, device="cuda", peers=peers)
         except (HepgenError, RuntimeError) as error:
             left_out.append(f"{op}: {error}")
             continue

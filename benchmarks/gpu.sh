@@ -17,17 +17,22 @@ said() { printf '%s  %s\n' "$(date +%T)" "$1"; }
 
 if wanted build; then
   said "build"
-  cmake -S . -B build/gpu -DHEPGEN_CUDA=ON -DHEPGEN_CUDA_ARCHITECTURES=native -DHEPGEN_WERROR=ON -DPython_EXECUTABLE="$(command -v "$python")" \
+  cmake -S . -B build/gpu -DHEPGEN_CUDA=ON -DHEPGEN_CUDA_ARCHITECTURES=native -DHEPGEN_CPU=OFF -DPython_EXECUTABLE="$(command -v "$python")" \
     -Dpybind11_DIR="$("$python" -m pybind11 --cmakedir)" > "$out/build.log" 2>&1
   cmake --build build/gpu -j "$(nproc)" >> "$out/build.log" 2>&1 || { tail -40 "$out/build.log"; exit 1; }
-  cp build/gpu/_core*.so build/gpu/_cuda*.so hepgen/
+  cp build/gpu/_cuda*.so hepgen/
 fi
 failed=0
 if wanted test; then
-  said "test"
-  "$python" -m pytest tests/kernels tests/optim/test_ecd.py tests/training/test_device.py -q -p no:cacheprovider -n 6 -k "cuda or triton or device or gpu" \
-    --timeout 200 > "$out/test.log" 2>&1 || failed=1
-  grep -E "^(FAILED|ERROR|[0-9]+ (passed|failed)|=+ .* in )" "$out/test.log" | cut -c1-220 | tail -60
+  for backend in cuda triton; do
+    said "test $backend"
+    timeout -s INT 170 "$python" -m pytest tests/kernels -k $backend -q -p no:cacheprovider -n "$(nproc)" -W default --timeout 120 \
+      > "$out/test-$backend.log" 2>&1 || failed=1
+    grep -E "^(FAILED|ERROR|[0-9]+ (passed|failed)|=+ .* in )" "$out/test-$backend.log" | cut -c1-200 | tail -25
+  done
+  said "test fits"
+  timeout -s INT 100 "$python" -m pytest tests/training/test_device.py -q -p no:cacheprovider -n 8 -W default > "$out/test-fits.log" 2>&1 || failed=1
+  grep -E "^(FAILED|ERROR|[0-9]+ (passed|failed)|=+ .* in )" "$out/test-fits.log" | cut -c1-200 | tail -15
 fi
 if wanted sanitize; then
   said "sanitize"

@@ -9,7 +9,7 @@ p_f(g) = sum_i w_i N(g; x_if, b_f) / sum_i w_i, with N the normal density and b 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,19 +20,29 @@ from torch.utils.checkpoint import checkpoint
 
 from hepgen.errors import InputError, UsageError
 from hepgen.kernels import dispatch
-from hepgen.kernels.compiled import array, first_derivatives_only, must_dispatch
+from hepgen.kernels.compiled import array, first_derivatives_only, implementation, must_dispatch
+from hepgen.kernels.density_parts import (
+    LARGEST_GRID,
+    NOT_UNIFORM,
+    REACH,
+    TOO_FEW_POINTS,
+    TOO_WIDE,
+    Bandwidth,
+    check_bandwidth,
+    check_grid,
+    prepare_grid,
+    uniform_steps,
+)
+from hepgen.kernels.mmd import _constant
 
 _EXACT_NUMBERS = 1 << 19  # the exact method holds so many kernel values at once: they stay in cache
 # exp(-this) stands for all that is smaller: nothing beside a sum, and far from denormal numbers, which are very slow
 _FAR = {torch.float32: 60.0, torch.float64: 600.0}
-_REACH = 8.0  # the binned method cuts the kernel after so many bandwidths: exp(-32) = 1.3e-14 of its peak
-_LARGEST_GRID = 1 << 22
+_REACH = REACH[torch.float64]  # exp(-32) = 1.3e-14 of the kernel's peak
 _GRAD_X, _GRAD_W = 1, 2
 # ns of one thread for a tap of the direct convolution, a step of the Fourier transform, and a call of it; as measured
 _DIRECT_NS = {"avx512": 0.042, "avx2": 0.073, "baseline": 0.14}
 _FOURIER_NS, _FOURIER_CALL_NS = 1.0, 80_000
-
-Bandwidth = float | Sequence[float] | Tensor
 
 
 def kde(samples: Tensor, grid: Tensor, bandwidth: Bandwidth, *, weights: Tensor | None = None, method: str = "exact") -> Tensor:
@@ -49,18 +59,21 @@ def kde(samples: Tensor, grid: Tensor, bandwidth: Bandwidth, *, weights: Tensor 
     weights : (n,) tensor, optional
         Event weights, signed ones too, differentiable. The density is normalised to their sum.
     method : {"exact", "binned"}
-        "exact" counts every sample at every point of any grid. The compiled backend cuts the kernel and its expansion (Greengard
-        and Strain, SIAM J. Sci. Stat. Comput. 12 (1991) 79) where they are below 1e-9 (float32) or 1e-16 (float64) of the density that
-        one sample makes at its peak, times sum |w| / |sum w|: work O(n + G). "binned" shares each sample between the two
-        nearest points of the grid, which must be uniform, and convolves, O(n + G log G); the gradient is that of what is
-        computed. The binned density differs from the exact one by at most (h / b)^2 / 8 of the largest density that one
-        sample makes, h the grid step: 0.2 % at h = b / 8, and much less once samples are many.
+        "exact" counts every sample at every point of any grid. The CPU's compiled backend cuts the kernel and its expansion
+        (Greengard and Strain, SIAM J. Sci. Stat. Comput. 12 (1991) 79) where they are below 1e-9 (float32) or 1e-16 (float64) of the
+        density that one sample makes at its peak, times sum |w| / |sum w|: work O(n + G). Those of a GPU sum over all pairs.
+        "binned" shares each sample between the two nearest points of the grid, which must be uniform, and convolves,
+        O(n + G log G), or O(n + G b / h) on a GPU; the gradient is that of what is computed. The binned density differs from the
+        exact one by at most (h / b)^2 / 8 of the largest density that one sample makes, h the grid step: 0.2 % at h = b / 8, and
+        much less once samples are many. In float32 without weights a GPU rounds positions to 2^-14 of a step or finer.
 
     Returns
     -------
     (G, F) tensor of the dtype of samples
         NaN for a feature that holds NaN. A sample further than 8 bandwidths from the grid (6.5 in float32) adds nothing when
-        binned. The same bits for any number of threads.
+        binned. The same bits for any number of threads, and from run to run on a GPU. Numbers that lie on a GPU, or are traced by
+        torch.compile, are not looked at: a grid or bandwidth that is not as it must be makes its feature NaN instead of an error,
+        and so does, binned, a bandwidth wider than the grid.
 
     Raises
     ------
@@ -75,10 +88,11 @@ def kde(samples: Tensor, grid: Tensor, bandwidth: Bandwidth, *, weights: Tensor 
     b, w = check_density(samples, grid, bandwidth, weights)
     if method not in {"exact", "binned"}:
         raise UsageError(f"kde: method must be 'exact' or 'binned', got {method!r}")
-    grid = grid.detach()
-    if _choose("kde", samples.device.type) == "reference":
-        return kde_reference(samples, grid, b, w, method=method)
-    density: Tensor = torch.ops.hepgen.kde(samples, grid, b, w, method == "binned")
+    backend = _choose("kde", samples.device.type)
+    if backend == "reference":
+        return kde_reference(samples, grid.detach(), b, w, method=method)
+    points, reach = prepare_grid(samples, grid, bandwidth, method == "binned", backend)
+    density: Tensor = torch.ops.hepgen.kde(samples, points, b, w, method == "binned", reach, backend)
     return density.T
 
 
@@ -108,11 +122,11 @@ def check_density(samples: Tensor, grid: Tensor, bandwidth: Bandwidth, weights: 
         raise UsageError(f"kde: weights must have shape ({samples.shape[0]},), got {tuple(weights.shape)}")
     if isinstance(bandwidth, Tensor) and bandwidth.requires_grad:
         raise UsageError("kde: the bandwidth is a constant: no gradient flows to it, detach it")
-    b = torch.as_tensor(bandwidth, dtype=torch.float64, device=samples.device)
+    b = torch.as_tensor(bandwidth, dtype=torch.float64)
     if b.ndim > 1 or (b.ndim == 1 and b.shape[0] != features):
         raise UsageError(f"kde: bandwidth must be a number or hold one value per feature ({features}), got shape {tuple(b.shape)}")
     w = None if weights is None else weights.to(device=samples.device, dtype=samples.dtype)
-    return b.expand(features), w
+    return (b if b.device == samples.device else _constant(b, samples.device)).expand(features), w
 
 
 # --- reference: plain torch
@@ -121,10 +135,8 @@ def check_density(samples: Tensor, grid: Tensor, bandwidth: Bandwidth, weights: 
 def kde_reference(samples: Tensor, grid: Tensor, b: Tensor, weights: Tensor | None, *, method: str) -> Tensor:
     """:func:`kde` in plain torch; b (F,) of float64."""
     if not torch.compiler.is_compiling():
-        if not bool((b > 0).all()) or not bool((torch.isfinite(b) & torch.isfinite(1 / b)).all()):
-            raise UsageError(f"kde: bandwidth must be positive and finite, got {b.tolist()}")
-        if not bool(torch.isfinite(grid).all()):
-            raise UsageError("kde: grid must be finite")
+        check_bandwidth(b)
+        check_grid(grid)
     grid = grid.to(device=samples.device, dtype=torch.float64)
     if grid.ndim == 1:
         grid = grid[:, None].expand(-1, samples.shape[1])
@@ -159,12 +171,10 @@ def _weight_sum(samples: Tensor, weights: Tensor | None) -> Tensor | int:
 def _grid_steps(grid: Tensor) -> Tensor:
     """Return the (F,) steps of a uniform grid."""
     if grid.shape[0] < 2:
-        raise UsageError("kde: the binned method needs a grid of at least two points")
-    steps = (grid[-1] - grid[0]) / (grid.shape[0] - 1)
-    largest = grid.abs().amax(0)
-    even = (grid.diff(dim=0) - steps).abs() <= 1e-3 * steps + 1e-6 * largest  # float32 grids wobble in their last digits
-    if not bool((steps > 0).all()) or not bool(even.all()):
-        raise UsageError("kde: the binned method needs a uniform, increasing grid (torch.linspace): use method='exact' for others")
+        raise UsageError(TOO_FEW_POINTS)
+    steps = uniform_steps(grid)
+    if steps is None:
+        raise UsageError(NOT_UNIFORM)
     return steps
 
 
@@ -185,8 +195,8 @@ def _binned(samples: Tensor, grid: Tensor, b: Tensor, weights: Tensor | None) ->
     points, features = grid.shape
     reach = math.ceil(_REACH * float((b / steps).max()))  # in steps; the grid grows by this on both sides
     size = _fast_length(points + 2 * reach + 1)
-    if size > _LARGEST_GRID:
-        raise UsageError(f"kde: the bandwidth spans {reach} grid steps, too many for the binned method: use method='exact'")
+    if size > LARGEST_GRID:
+        raise UsageError(TOO_WIDE.format(reach))
     position = (samples.double() - (grid[0] - reach * steps)) / steps
     counts = _share(position, size, None if weights is None else weights.double())
     taps = torch.arange(-reach, reach + 1, dtype=torch.float64, device=grid.device)[:, None] * (steps / b)
@@ -220,7 +230,7 @@ def _share(position: Tensor, size: int, weights: Tensor | None) -> Tensor:
     return count + poison[:, None]
 
 
-# --- the compiled backend as custom ops; densities and slopes are (F, G) here
+# --- the compiled backends as custom ops; densities and slopes are (F, G) here
 
 
 def _arrays(samples: Tensor, grid: Tensor, bandwidth: Tensor, weights: Tensor | None) -> tuple[Any, Any, Any, Any]:
@@ -291,55 +301,82 @@ def _core() -> Any:
     return dispatch.core()
 
 
-@torch.library.custom_op("hepgen::kde", mutates_args=(), device_types="cpu")
-def _kde(samples: Tensor, grid: Tensor, bandwidth: Tensor, weights: Tensor | None, binned: bool) -> Tensor:
+@torch.library.custom_op("hepgen::kde", mutates_args=())
+def _kde(samples: Tensor, grid: Tensor, bandwidth: Tensor, weights: Tensor | None, binned: bool, reach: int, backend: str) -> Tensor:
+    if backend != "cpp":
+        density: Tensor = implementation(backend, "density").density(samples, grid, bandwidth, weights, binned, reach)
+        return density
     arrays = x, g, b, _ = _arrays(samples, grid, bandwidth, weights)
-    if binned and (reach := _fourier_reach(x, g, b)):
-        return torch.from_numpy(_by_fourier(arrays, reach))
+    if binned and (steps := _fourier_reach(x, g, b)):
+        return torch.from_numpy(_by_fourier(arrays, steps))
     return torch.from_numpy(call_core(_core().kde, binned, *arrays))
 
 
 @_kde.register_fake
-def _(samples: Tensor, grid: Tensor, bandwidth: Tensor, weights: Tensor | None, binned: bool) -> Tensor:
+def _(samples: Tensor, grid: Tensor, bandwidth: Tensor, weights: Tensor | None, binned: bool, reach: int, backend: str) -> Tensor:
     return samples.new_empty((samples.shape[1], grid.shape[0]))
 
 
 def _gradients(
-    slope: Tensor, density: Tensor, samples: Tensor, grid: Tensor, bandwidth: Tensor, weights: Tensor | None, binned: bool, wanted: int
+    slope: Tensor,
+    density: Tensor,
+    samples: Tensor,
+    grid: Tensor,
+    bandwidth: Tensor,
+    weights: Tensor | None,
+    binned: bool,
+    reach: int,
+    wanted: int,
+    backend: str,
 ) -> tuple[Tensor, Tensor]:
+    if backend != "cpp":
+        results: tuple[Tensor, Tensor] = implementation(backend, "density").gradients(
+            slope, density, samples, grid, bandwidth, weights, binned, reach, wanted
+        )
+        return results
     arrays = x, g, b, _ = _arrays(samples, grid, bandwidth, weights)
     values, slopes = array(density), array(slope)
-    if binned and (reach := _fourier_reach(x, g, b)):
-        gx, gw = _gradients_by_fourier(arrays, reach, values, slopes, wanted)
+    if binned and (steps := _fourier_reach(x, g, b)):
+        gx, gw = _gradients_by_fourier(arrays, steps, values, slopes, wanted)
     else:
         gx, gw = call_core(_core().kde_gradients, binned, *arrays, values, slopes, wanted)
     return torch.from_numpy(gx), torch.from_numpy(gw)
 
 
-_kde_gradients = torch.library.custom_op("hepgen::kde_gradients", _gradients, mutates_args=(), device_types="cpu")
+_kde_gradients = torch.library.custom_op("hepgen::kde_gradients", _gradients, mutates_args=())
 
 
 @_kde_gradients.register_fake
 def _(
-    slope: Tensor, density: Tensor, samples: Tensor, grid: Tensor, bandwidth: Tensor, weights: Tensor | None, binned: bool, wanted: int
+    slope: Tensor,
+    density: Tensor,
+    samples: Tensor,
+    grid: Tensor,
+    bandwidth: Tensor,
+    weights: Tensor | None,
+    binned: bool,
+    reach: int,
+    wanted: int,
+    backend: str,
 ) -> tuple[Tensor, Tensor]:
     rows, features = samples.shape
     return samples.new_empty((rows if wanted & _GRAD_X else 0, features)), samples.new_empty((rows if wanted & _GRAD_W else 0,))
 
 
 def _kde_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    samples, grid, bandwidth, weights, ctx.binned = inputs
+    samples, grid, bandwidth, weights, ctx.binned, ctx.reach, ctx.backend = inputs
     ctx.weighted = weights is not None
     ctx.save_for_backward(output, samples, grid, bandwidth, *([weights] if ctx.weighted else []))
 
 
 def _kde_backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
     density, samples, grid, bandwidth, *weights = ctx.saved_tensors
-    need_x, _, _, need_w, _ = ctx.needs_input_grad
+    need_x, _, _, need_w, *_ = ctx.needs_input_grad
     wanted = _GRAD_X * need_x + _GRAD_W * (need_w and ctx.weighted)
     gradients = torch.ops.hepgen.kde_gradients if must_dispatch(slope) else _gradients
-    gx, gw = gradients(slope, density, samples, grid, bandwidth, weights[0] if ctx.weighted else None, ctx.binned, wanted)
-    return gx if wanted & _GRAD_X else None, None, None, gw if wanted & _GRAD_W else None, None
+    w = weights[0] if ctx.weighted else None
+    gx, gw = gradients(slope, density, samples, grid, bandwidth, w, ctx.binned, ctx.reach, wanted, ctx.backend)
+    return gx if wanted & _GRAD_X else None, None, None, gw if wanted & _GRAD_W else None, None, None, None
 
 
 _kde.register_autograd(_kde_backward, setup_context=_kde_setup)

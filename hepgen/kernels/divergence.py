@@ -12,8 +12,9 @@ from torch import Tensor
 
 from hepgen.errors import UsageError
 from hepgen.kernels import dispatch
-from hepgen.kernels.compiled import array, times_gradient
-from hepgen.kernels.density import _GRAD_W, _GRAD_X, Bandwidth, _arrays, _choose, call_core, check_density, kde_reference
+from hepgen.kernels.compiled import array, implementation, times_gradient
+from hepgen.kernels.density import _GRAD_W, _GRAD_X, _arrays, _choose, call_core, check_density, kde_reference
+from hepgen.kernels.density_parts import Bandwidth, prepare_grid
 
 
 def kde_divergence(
@@ -48,7 +49,8 @@ def kde_divergence(
     Returns
     -------
     0-d tensor of the dtype of samples
-        NaN where a sample is. Samples beyond the grid raise the divergence.
+        NaN where a sample is. Samples beyond the grid raise the divergence. On a GPU the same bits from run to run; see :func:`kde` for
+        what is not checked there.
 
     Raises
     ------
@@ -62,13 +64,14 @@ def kde_divergence(
         raise UsageError("kde_divergence: the target is a constant: no gradient flows to it, detach it")
     if not floor > 0:
         raise UsageError(f"kde_divergence: floor must be positive, got {floor}")
-    grid = grid.detach()
-    if _choose("kde_divergence", samples.device.type) == "reference":
-        return divergence_reference(samples, grid, b, target, w, floor)
+    backend = _choose("kde_divergence", samples.device.type)
+    if backend == "reference":
+        return divergence_reference(samples, grid.detach(), b, target, w, floor)
+    points, reach = prepare_grid(samples, grid, bandwidth, True, backend)
     wanted = 0
     if torch.is_grad_enabled():
         wanted = _GRAD_X * samples.requires_grad + _GRAD_W * (w is not None and w.requires_grad)
-    value: Tensor = torch.ops.hepgen.kde_divergence(samples, grid, b, target, w, float(floor), wanted)[0]
+    value: Tensor = torch.ops.hepgen.kde_divergence(samples, points, b, target, w, float(floor), reach, wanted, backend)[0]
     return value
 
 
@@ -82,10 +85,23 @@ def divergence_reference(samples: Tensor, grid: Tensor, b: Tensor, target: Tenso
     return divergence
 
 
-@torch.library.custom_op("hepgen::kde_divergence", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("hepgen::kde_divergence", mutates_args=())
 def _kde_divergence(
-    samples: Tensor, grid: Tensor, bandwidth: Tensor, target: Tensor, weights: Tensor | None, floor: float, wanted: int
+    samples: Tensor,
+    grid: Tensor,
+    bandwidth: Tensor,
+    target: Tensor,
+    weights: Tensor | None,
+    floor: float,
+    reach: int,
+    wanted: int,
+    backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    if backend != "cpp":
+        results: tuple[Tensor, Tensor, Tensor] = implementation(backend, "density").divergence(
+            samples, grid, bandwidth, target, weights, floor, reach, wanted
+        )
+        return results
     core: Any = dispatch.core()
     x, g, b, w = _arrays(samples, grid, bandwidth, weights)
     value, density, slope = call_core(core.kde_divergence, x, g, b, array(target.T.double()), w, floor)
@@ -99,7 +115,15 @@ def _kde_divergence(
 
 @_kde_divergence.register_fake
 def _(
-    samples: Tensor, grid: Tensor, bandwidth: Tensor, target: Tensor, weights: Tensor | None, floor: float, wanted: int
+    samples: Tensor,
+    grid: Tensor,
+    bandwidth: Tensor,
+    target: Tensor,
+    weights: Tensor | None,
+    floor: float,
+    reach: int,
+    wanted: int,
+    backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     rows, features = samples.shape
     return (
@@ -110,7 +134,7 @@ def _(
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    samples, _, _, _, weights, _, ctx.wanted = inputs
+    samples, _, _, _, weights, _, _, ctx.wanted, _ = inputs
     ctx.mark_non_differentiable(*output[1:])
     ctx.save_for_backward(*output[1:], samples, *([weights] if weights is not None else []))
 
@@ -119,7 +143,7 @@ def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     gx, gw, *inputs = ctx.saved_tensors
     to_samples = times_gradient(grad, gx, inputs) if ctx.wanted & _GRAD_X else None
     to_weights = times_gradient(grad, gw, inputs) if ctx.wanted & _GRAD_W else None
-    return to_samples, None, None, None, to_weights, None, None
+    return to_samples, None, None, None, to_weights, None, None, None, None
 
 
 _kde_divergence.register_autograd(_backward, setup_context=_setup)

@@ -11,6 +11,8 @@ the number of parameters, one step is::
 B7 prints d - 1 where d - q stands here. Only d - q follows from the paper's B5 and keeps the norm of B6; for q = 1 they
 are one. The bounce of eq. 16 stands at the end of the step before, as in the code the authors published: v.v is then
 summed with the other products, and the noise need not be made twice.
+
+On a GPU nothing waits for the device: the loss may stay there, and so does whether the step was refused, until somebody asks.
 """
 
 # the fake of a custom op takes all that the op takes
@@ -19,7 +21,6 @@ summed with the other products, and the noise need not be made twice.
 from __future__ import annotations
 
 import bisect
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -30,9 +31,12 @@ from torch import Tensor
 
 from hepgen.errors import StepError, UsageError
 from hepgen.kernels import dispatch
+from hepgen.kernels.compiled import implementation
+from hepgen.kernels.ecd_checks import check_apart, check_pair, check_rule, ranges
 from hepgen.kernels.noise import noise
 
-_MOVED, _LOSS_TOO_LOW = 0, 1
+_MOVED, _LOSS_TOO_LOW = 0, 1  # outcomes of a step
+_ON_GPU = ("cuda", "triton")
 
 
 class Rule(NamedTuple):
@@ -73,7 +77,7 @@ def ecd_step(
         Of the same shapes, all float32 or all float64. Velocities of zero, as at the beginning, stand for -grad F.
         After a step they hold the unit velocity, and the bounce where nu > 0.
     loss : float or 0-d tensor
-        F at `params`, without weight decay.
+        F at `params`, without weight decay. On a GPU it is not read back.
     lr : float
         dt, the length of the step in theta (for q = 1).
     eta : float
@@ -96,7 +100,8 @@ def ecd_step(
     Raises
     ------
     StepError
-        If the loss with weight decay is not above F0, or anything is not finite. Nothing has been changed then.
+        If the loss with weight decay is not above F0, or anything is not finite. Nothing has been changed then. On a GPU this waits for
+        the step; while a CUDA graph is recorded nothing is raised, and replays that are refused change nothing.
     UsageError
         If the tensors do not belong together or overlap, or a number is out of its range.
     BackendError
@@ -112,9 +117,10 @@ def ecd_step(
     if torch.compiler.is_compiling():
         value = loss.detach().double() if isinstance(loss, Tensor) else torch.full((), loss, dtype=torch.float64)
         if count:
-            torch.ops.hepgen.ecd_step(params, velocities, grads, value, decays, factors, *rule)
+            backend = _choose(params[0].device.type)
+            torch.ops.hepgen.ecd_step(params, velocities, grads, value, decays, factors, *rule, backend)
         return
-    EcdPlan(params, velocities).step(grads, value_of(loss), decays, factors, rule)
+    EcdPlan(params, velocities).step(grads, loss, decays, factors, rule)
 
 
 def value_of(loss: Tensor | float) -> float:
@@ -134,19 +140,24 @@ class EcdPlan:
     def __init__(self, params: Sequence[Tensor], velocities: Sequence[Tensor]) -> None:
         self.params, self.velocities = list(params), list(velocities)
         for p, v in zip(self.params, self.velocities, strict=True):
-            _check_pair(p, v, self.params[0])
+            check_pair(p, v, self.params[0])
         self.size = sum(p.numel() for p in self.params)
         self._changed = self.params + self.velocities
         self._ids = _each(id, self.params), _each(id, self.velocities)
         self._kinds = _kinds(self.params)
-        self.device = self.params[0].device.type if self.params else "cpu"
+        self.device = self.params[0].device if self.params else torch.device("cpu")
         self._double = bool(self.params) and self.params[0].dtype == torch.float64
         self._sizes = [p.numel() for p in self.params]
-        self._written = _ranges(self._changed)
-        _check_apart(self._written)
+        self._written = ranges(self._changed)
+        check_apart(self._written)
         self._addresses = _each(Tensor.data_ptr, self.params), _each(Tensor.data_ptr, self.velocities)
         self._dense = _each(Tensor.is_contiguous, self.params)
         self._contiguous = all(self._dense) and all(_each(Tensor.is_contiguous, self.velocities))
+        self._apart: list[int] = []  # addresses of gradients that were found to be so
+        self._gpu: Any = None
+        self._backend = ""
+        self._copies: list[Tensor] = []
+        self._f0 = 0.0
 
     def fits(self, params: Sequence[Tensor], velocities: Sequence[Tensor]) -> bool:
         """Whether these are the same tensors, at the same places in memory as when the plan was made."""
@@ -157,17 +168,106 @@ class EcdPlan:
             and _each(Tensor.is_contiguous, params) == self._dense
         )
 
-    def step(self, grads: Sequence[Tensor], loss: float, decays: list[float], scales: list[float], rule: Rule) -> None:
-        """Make a step; see :func:`ecd_step`."""
-        _check_rule(rule, self.size)
+    def step(
+        self,
+        grads: Sequence[Tensor],
+        loss: Tensor | float,
+        decays: list[float],
+        scales: list[float] | Tensor,
+        rule: Rule,
+        *,
+        rate: Tensor | None = None,
+        steps: Tensor | None = None,
+        check: bool = True,
+        backend: str | None = None,
+    ) -> None:
+        """Make a step; see :func:`ecd_step`.
+
+        Parameters
+        ----------
+        scales : list of float or (tensors,) tensor
+        rate, steps : 0-d tensors, optional
+            On the device of the parameters: lr is multiplied by the one, and step is increased by the other, an int64. A recorded step
+            reads them anew in each replay.
+        check : bool
+            False on a GPU leaves what a step refuses to :meth:`check`. Until then no step of this plan moves.
+        backend : str, optional
+            In place of the one in force.
+        """
+        check_rule(rule, self.size)
         if not self.params:
             return
         if _kinds(grads) != self._kinds:
             raise UsageError("ecd_step: a gradient must be dense and have its parameter's shape, dtype and device")
-        if dispatch.choose("ecd_step", device=self.device) == "reference":
-            ecd_step_reference(self.params, self.velocities, grads, loss, decays, scales, rule)
+        if isinstance(loss, Tensor) and loss.numel() != 1:
+            raise UsageError(f"ecd_step: the loss must be one number, got shape {tuple(loss.shape)}")
+        chosen = backend or _choose(self.device.type)
+        if chosen in _ON_GPU and self.size:
+            self._on_gpu(chosen, grads, loss, decays, scales, rule, rate, steps)
+            if check:
+                self.check()
+            return
+        rule = _on_host(rule, rate, steps)
+        value, factors = value_of(loss), scales.tolist() if isinstance(scales, Tensor) else scales
+        if chosen == "cpp":
+            self._compiled(grads, value, decays, factors, rule)
         else:
-            self._compiled(grads, loss, decays, scales, rule)
+            ecd_step_reference(self.params, self.velocities, grads, value, decays, factors, rule)
+
+    def check(self) -> None:
+        """Raise StepError if a step with ``check=False`` was refused since the last call: waits for the device."""
+        error, _ = self.refusal()
+        if error is not None:
+            raise error
+
+    def refusal(self) -> tuple[StepError | None, int]:
+        """What :meth:`check` would raise, and how many steps did not move; nothing while a graph is recorded, which cannot wait."""
+        found = None if self._gpu is None or self._gpu.recording() else self._gpu.refusal()
+        if found is None:
+            return None, 0
+        return _refusal(found.loss, self._f0, too_low=found.outcome == _LOSS_TOO_LOW), found.steps
+
+    def refused_before(self) -> bool:
+        """Whether it is known without waiting that :meth:`check` would raise: some hundred steps late."""
+        return self._gpu is not None and self._gpu.refused_before()
+
+    def _on_gpu(
+        self,
+        backend: str,
+        grads: Sequence[Tensor],
+        loss: Tensor | float,
+        decays: list[float],
+        scales: list[float] | Tensor,
+        rule: Rule,
+        rate: Tensor | None,
+        steps: Tensor | None,
+    ) -> None:
+        if self._gpu is None or self._backend != backend:
+            self._copies = [] if self._contiguous else [t.detach().contiguous() for t in self._changed]
+            held = self._copies or self._changed
+            self._gpu = implementation(backend, "ecd").Plan(held[: len(self.params)], held[len(self.params) :])
+            self._backend = backend
+        self._f0 = rule.F0
+        _kept, at_grads = self._ready(grads)  # as long as they are read
+        originals = [t.detach() for t in self._changed] if self._copies else []
+        for copy, original in zip(self._copies, originals, strict=True):
+            copy.copy_(original)
+        rule, rate, steps = _on_device(rule, rate, steps, self.device)
+        self._gpu.step(at_grads, _readable(loss, self.device), decays, scales, rule, rate, steps)
+        for copy, original in zip(self._copies, originals, strict=True):
+            original.copy_(copy)
+        torch.autograd.graph.increment_version(self._changed)
+
+    def _ready(self, grads: Sequence[Tensor]) -> tuple[Sequence[Tensor], list[int]]:
+        """Contiguous gradients that share no memory with what is written, and their addresses."""
+        if not all(_each(Tensor.is_contiguous, grads)):
+            grads = [g.contiguous() for g in grads]
+        at_grads = _each(Tensor.data_ptr, grads)
+        if at_grads != self._apart and not self._apart_from(at_grads):
+            grads = [g.clone() for g in grads]
+            at_grads = _each(Tensor.data_ptr, grads)
+        self._apart = at_grads
+        return grads, at_grads
 
     def _compiled(self, grads: Sequence[Tensor], loss: float, decays: list[float], scales: list[float], rule: Rule) -> None:
         at_params, at_velocities = self._addresses
@@ -176,12 +276,7 @@ class EcdPlan:
             copies = [(t, t.detach().contiguous()) for t in self._changed]
             dense = [c.data_ptr() for _, c in copies]
             at_params, at_velocities = dense[: len(self.params)], dense[len(self.params) :]
-        if not all(_each(Tensor.is_contiguous, grads)):
-            grads = [g.contiguous() for g in grads]
-        at_grads = _each(Tensor.data_ptr, grads)
-        if not self._apart_from(at_grads):
-            grads = [g.clone() for g in grads]
-            at_grads = _each(Tensor.data_ptr, grads)
+        _kept, at_grads = self._ready(grads)
         core: Any = dispatch.core()
         outcome, full = core.ecd_step(
             self._double, at_params, at_velocities, at_grads, self._sizes, scales, decays, loss, *rule, dispatch.thread_count()
@@ -203,58 +298,42 @@ class EcdPlan:
         return True
 
 
+def _choose(device: str) -> str:
+    return dispatch.choose("ecd_step", device=device)
+
+
+# torch.compile asks once, while it traces: what torch.compiler.assume_constant_result sets, without loading its compiler
+_choose._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def _readable(number: Tensor | float, device: torch.device) -> Tensor | float:
+    """A number as a kernel reads it: a float, or a tensor of float32 or float64 on the device."""
+    if not isinstance(number, Tensor) or number.device != device:
+        return value_of(number)
+    return number.detach() if number.dtype in {torch.float32, torch.float64} else number.detach().double()
+
+
+def _on_device(rule: Rule, rate: Tensor | None, steps: Tensor | None, device: torch.device) -> tuple[Rule, Tensor | None, Tensor | None]:
+    """What of the numbers lies on the device, as a kernel reads it, and the rule with the rest."""
+    if rate is not None:
+        number = _readable(rate, device)
+        rule, rate = (rule, number) if isinstance(number, Tensor) else (_on_host(rule, rate, None), None)
+    if steps is not None and (steps.device != device or steps.dtype != torch.int64):
+        rule, steps = _on_host(rule, None, steps), None
+    return rule, rate, steps
+
+
+def _on_host(rule: Rule, rate: Tensor | None, steps: Tensor | None) -> Rule:
+    lr = rule.lr if rate is None else rule.lr * float(rate)
+    return rule._replace(lr=lr, step=rule.step if steps is None else rule.step + int(steps))
+
+
 def _each(function: Callable[[Any], Any], tensors: Sequence[Tensor]) -> list[Any]:
     return list(map(function, tensors))
 
 
 def _kinds(tensors: Sequence[Tensor]) -> list[Any]:
     return [(t.shape, t.dtype, t.layout, t.device) for t in tensors]
-
-
-def _check_pair(p: Tensor, v: Tensor, first: Tensor) -> None:
-    if p.dtype not in {torch.float32, torch.float64} or p.dtype != first.dtype or p.device != first.device:
-        raise UsageError(f"ecd_step: params must all be float32 or all float64 and on one device, got {p.dtype} on {p.device}")
-    if v.shape != p.shape or v.dtype != p.dtype or v.device != p.device:
-        raise UsageError(f"ecd_step: a velocity must have its parameter's shape, dtype and device, got {tuple(v.shape)} {v.dtype}")
-    if not (_dense(p) and _dense(v)):
-        raise UsageError("ecd_step: a param or velocity holds the same memory twice (an expanded tensor?): clone it")
-
-
-def _dense(t: Tensor) -> bool:
-    """Whether no two elements of t can share memory."""
-    reach = 1
-    for stride, size in sorted(zip(t.stride(), t.shape, strict=True)):
-        if size > 1:
-            if stride < reach:
-                return False
-            reach += stride * (size - 1)
-    return True
-
-
-def _ranges(tensors: Sequence[Tensor]) -> list[tuple[int, int]]:
-    """First and one past the last byte of each tensor that has elements, in order."""
-    spans = []
-    for t in tensors:
-        if t.numel():
-            reach = 1 + sum(stride * (size - 1) for stride, size in zip(t.stride(), t.shape, strict=True))
-            spans.append((t.data_ptr(), t.data_ptr() + reach * t.element_size()))
-    return sorted(spans)
-
-
-def _check_apart(spans: list[tuple[int, int]]) -> None:
-    for (_, end), (start, _) in itertools.pairwise(spans):
-        if start < end:
-            raise UsageError("ecd_step: params and velocities must not share memory: give each tensor once, and clone views of others")
-
-
-def _check_rule(rule: Rule, size: int) -> None:
-    lr, eta, f0, nu, q, _, seed, step = rule
-    if not (lr >= 0 and eta > 0 and nu >= 0 and math.isfinite(lr + eta + nu + f0)):
-        raise UsageError(f"ecd_step: lr and nu must be at least 0, eta positive and all finite, got lr {lr}, nu {nu}, eta {eta}, F0 {f0}")
-    if size and not 0 <= q < size:
-        raise UsageError(f"ecd_step: q must lie in [0, {size}), below the number of parameters, got {q}")
-    if not (0 <= seed < 2**63 and 0 <= step < 2**32):
-        raise UsageError(f"ecd_step: seed must lie in [0, 2^63) and step in [0, 2^32), got {seed} and {step}")
 
 
 def _refusal(full: float, f0: float, *, too_low: bool) -> StepError:
@@ -331,9 +410,10 @@ def _ecd_step(
     per_tensor: bool,
     seed: int,
     step: int,
+    backend: str,
 ) -> None:
     rule = Rule(lr, eta, F0, nu, q, per_tensor, seed, step)
-    EcdPlan(params, velocities).step(grads, loss.item(), list(weight_decays), list(scales), rule)
+    EcdPlan(params, velocities).step(grads, loss, list(weight_decays), list(scales), rule, backend=backend)
 
 
 @_ecd_step.register_fake
@@ -352,5 +432,6 @@ def _(
     per_tensor: bool,
     seed: int,
     step: int,
+    backend: str,
 ) -> None:
     return None

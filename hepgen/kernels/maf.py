@@ -3,8 +3,8 @@
 
 Block b orders its columns, and z_j = (x_j - m_j) exp(-a_j) with (m_j, r_j) from a masked network of the columns before j
 and the context, a = r / (1 + |r| / bound). Hidden units are sorted by degree, so the masks are block-triangular: the
-compiled backend multiplies only what they leave, and the inverse computes every hidden unit once, when the columns it
-sees are known. Its backward has the columns between the blocks, and the hidden units of a small batch; those of a large one
+compiled backends multiply only what they leave, and the inverse computes every hidden unit once, when the columns it
+sees are known. Their backward has the columns between the blocks; on a CPU it has the hidden units of a small batch too, all others
 are computed again tile by tile, which is faster than memory.
 """
 
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from hepgen.errors import BackendError, UsageError
 from hepgen.kernels import dispatch
-from hepgen.kernels.compiled import call, first_derivatives_only, flatten
+from hepgen.kernels.compiled import call, first_derivatives_only, flatten, implementation
 
 ACTIVATIONS = ("relu", "tanh", "elu")
 GRAD_EVENTS, GRAD_CONTEXT, GRAD_WEIGHTS = 1, 2, 4
@@ -36,7 +36,7 @@ class MafWeights(NamedTuple):
     """
 
     blocks: Sequence[Sequence[Tensor]]
-    orders: Tensor  # (blocks, d) int64: column j of block b is column orders[b, j] of its input
+    orders: Tensor  # (blocks, d) int64: column j of block b is column orders[b, j] of its input; not checked where it lies on a GPU
     activation: str
     bound: float
 
@@ -76,12 +76,14 @@ def maf_inverse(z: Tensor, context: Tensor | None, weights: MafWeights) -> tuple
 def _run(op: str, events: Tensor, context: Tensor | None, weights: MafWeights) -> tuple[Tensor, Tensor]:
     context = check_flow(op, events, context, weights)
     inverse = op == "maf_inverse"
-    if maf_backend(op, events.device.type) == "reference":
+    backend = maf_backend(op, events.device.type)
+    if backend == "reference":
         return (maf_inverse_reference if inverse else maf_forward_reference)(events, context, weights)
     flat = flatten_flow(weights)
     record = torch.is_grad_enabled() and (events.requires_grad or context.requires_grad or flat.requires_grad)
+    orders = weights.orders.to(events.device)
     out, log_det, _ = torch.ops.hepgen.maf(
-        inverse, events, context, flat, hidden_widths(weights), weights.orders, weights.activation, weights.bound, record
+        inverse, events, context, flat, hidden_widths(weights), orders, weights.activation, weights.bound, record, backend
     )
     return out, log_det
 
@@ -153,10 +155,10 @@ def _check_shapes(op: str, weights: MafWeights, features: int, context: int) -> 
 # --- reference: plain torch, the masks written out; the inverse solves column after column with a whole pass each
 
 
-def unit_degrees(width: int, features: int, context: int) -> Tensor:
+def unit_degrees(width: int, features: int, context: int, device: torch.device | None = None) -> Tensor:
     """Degrees of `width` hidden units, ascending: a unit of degree g sees the first g columns and all of the context."""
     lowest = 0 if context or features == 1 else 1
-    return lowest + torch.arange(width) * (features - lowest) // width
+    return lowest + torch.arange(width, device=device) * (features - lowest) // width
 
 
 def _parameters(x: Tensor, context: Tensor, block: Sequence[Tensor], activation: str) -> tuple[Tensor, Tensor]:
@@ -165,19 +167,18 @@ def _parameters(x: Tensor, context: Tensor, block: Sequence[Tensor], activation:
     activations: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "tanh": torch.tanh, "elu": F.elu}
     first, bias, *rest = block
     from_context = F.linear(context, rest.pop(0)) if c else 0
-    seen, hidden = torch.arange(1, features + 1), x
+    seen, hidden = torch.arange(1, features + 1, device=x.device), x
     layers = [(first, bias), *zip(rest[::2], rest[1::2], strict=True)]
     for i, (weight, b) in enumerate(layers):
         last = i == len(layers) - 1
-        degrees = torch.arange(features).repeat_interleave(2) if last else unit_degrees(len(weight), features, c)
+        degrees = torch.arange(2 * features, device=x.device) // 2 if last else unit_degrees(len(weight), features, c, x.device)
         mask = (seen <= degrees[:, None]).to(weight)
         hidden = F.linear(hidden, weight * mask, b)
         if i == 0:
             hidden = hidden + from_context
         if not last:
             hidden, seen = activations[activation](hidden), degrees
-    shift, raw = hidden.unflatten(1, (features, 2)).unbind(-1)
-    return shift, raw
+    return hidden[:, ::2], hidden[:, 1::2]
 
 
 def _log_scale(raw: Tensor, bound: float) -> Tensor:
@@ -212,10 +213,10 @@ def maf_inverse_reference(z: Tensor, context: Tensor, weights: MafWeights) -> tu
     return z, log_det
 
 
-# --- the compiled backend as custom ops
+# --- the compiled backends as custom ops
 
 
-@torch.library.custom_op("hepgen::maf", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("hepgen::maf", mutates_args=())
 def _maf(
     inverse: bool,
     events: Tensor,
@@ -226,14 +227,22 @@ def _maf(
     activation: str,
     bound: float,
     record: bool,
+    backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    if backend != "cpp":
+        results: tuple[Tensor, Tensor, Tensor] = implementation(backend, "maf").maf(
+            inverse, events, context, weights, hidden, orders, activation, bound, record
+        )
+        return results
     kind = ACTIVATIONS.index(activation)
     out, log_det, states = call("maf_apply", inverse, events, context, weights, list(hidden), orders, kind, bound, record)
     return out, log_det, states
 
 
-def _record_size(events: Tensor, context: Tensor, hidden: Sequence[int], orders: Tensor) -> int:
+def _record_size(events: Tensor, context: Tensor, hidden: Sequence[int], orders: Tensor, backend: str) -> int:
     blocks, features = orders.shape
+    if backend != "cpp":
+        return (blocks + 1) * features * events.shape[0]
     padded = (events.shape[0] + _TILE - 1) // _TILE * _TILE
     units = context.shape[1] + 3 * features + sum(hidden)
     states, values = (blocks + 1) * features * padded, blocks * units * padded
@@ -251,12 +260,13 @@ def _(
     activation: str,
     bound: float,
     record: bool,
+    backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    states = events.new_empty(_record_size(events, context, hidden, orders) if record else 0)
+    states = events.new_empty(_record_size(events, context, hidden, orders, backend) if record else 0)
     return events.new_empty(events.shape), events.new_empty(events.shape[:1]), states
 
 
-@torch.library.custom_op("hepgen::maf_backward", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("hepgen::maf_backward", mutates_args=())
 def _maf_backward(
     inverse: bool,
     out_gradient: Tensor,
@@ -269,7 +279,13 @@ def _maf_backward(
     activation: str,
     bound: float,
     wanted: int,
+    backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    if backend != "cpp":
+        gradients: tuple[Tensor, Tensor, Tensor] = implementation(backend, "maf").maf_backward(
+            inverse, out_gradient, log_det_gradient, record, context, weights, hidden, orders, activation, bound, wanted
+        )
+        return gradients
     flow = weights, list(hidden), orders, ACTIVATIONS.index(activation), bound
     events, of_context, flat = call("maf_backward", inverse, out_gradient, log_det_gradient, record, context, *flow, wanted)
     return events, of_context, flat
@@ -297,6 +313,7 @@ def _(
     activation: str,
     bound: float,
     wanted: int,
+    backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return empty_gradients(out_gradient.shape[0], context, weights, orders, wanted)
 
@@ -305,7 +322,7 @@ _maf_backward.register_autograd(first_derivatives_only)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    ctx.inverse, _, context, weights, ctx.hidden, orders, ctx.activation, ctx.bound, ctx.record = inputs
+    ctx.inverse, _, context, weights, ctx.hidden, orders, ctx.activation, ctx.bound, ctx.record, ctx.backend = inputs
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(output[2], context, orders, weights)
 
@@ -321,10 +338,9 @@ def _backward(ctx: Any, out_gradient: Tensor | None, log_det_gradient: Tensor | 
         log_det_gradient = nothing.expand(context.shape[0])
     _, *needs = ctx.needs_input_grad[:4]
     wanted = GRAD_EVENTS * needs[0] + GRAD_CONTEXT * needs[1] + GRAD_WEIGHTS * needs[2]
-    gradients = torch.ops.hepgen.maf_backward(
-        ctx.inverse, out_gradient, log_det_gradient, record, context, weights, ctx.hidden, orders, ctx.activation, ctx.bound, wanted
-    )
-    return None, *(g if need else None for g, need in zip(gradients, needs, strict=True)), None, None, None, None, None
+    flow = context, weights, ctx.hidden, orders, ctx.activation, ctx.bound
+    gradients = torch.ops.hepgen.maf_backward(ctx.inverse, out_gradient, log_det_gradient, record, *flow, wanted, ctx.backend)
+    return None, *(g if need else None for g, need in zip(gradients, needs, strict=True)), *[None] * 6
 
 
 _maf.register_autograd(_backward, setup_context=_setup)

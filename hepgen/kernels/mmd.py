@@ -1,8 +1,9 @@
 """The Gaussian kernel sums and the squared maximum mean discrepancy.
 
 k(a, b) = exp(-sum_f (a_f - b_f)^2 / sigma_f), or the mean of several such. The n x m kernel matrix is never built:
-memory is O(n + m). The compiled backend makes the value and the gradients that are asked for in one sweep over the pairs,
-symmetric halves once, and passes over groups of points that lie so far apart that every kernel value is zero.
+memory is O(n + m). The compiled backends make the value and the gradients that are asked for in one sweep over the pairs. On a CPU
+symmetric halves are made once, and groups of points that lie so far apart that every kernel value is zero are passed over; on a GPU
+the value alone is made of halves, and gradients of whole rows.
 """
 
 # the fakes of custom ops take all that the ops take
@@ -10,6 +11,7 @@ symmetric halves once, and passes over groups of points that lie so far apart th
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from hepgen.errors import InputError, UsageError
 from hepgen.kernels import dispatch
-from hepgen.kernels.compiled import array, times_gradient
+from hepgen.kernels.compiled import array, implementation, times_gradient
 
 _GRAD_X, _GRAD_Y, _GRAD_WX, _GRAD_WY = 1, 2, 4, 8
 _REFERENCE_NUMBERS = 1 << 24  # the reference holds so many differences at once
@@ -51,7 +53,8 @@ def mmd2(
         Differentiable to first order.
     bandwidth : float or (d,) or (S, d) or (S, 1) tensor
         sigma in k(a, b) = exp(-sum_f (a_f - b_f)^2 / sigma_f), in squared units of the features. A constant. With S
-        rows the kernel is the mean of S Gaussians; proportional rows share their distances.
+        rows the kernel is the mean of S Gaussians; proportional rows share their distances. A tensor on a GPU is not read
+        back: whether it is positive is not checked.
     x_weights, y_weights : (n,), (m,) tensor, optional
         Event weights, signed ones too, differentiable. A sum of zero gives NaN or inf.
     cross_weight : float
@@ -66,7 +69,7 @@ def mmd2(
     Returns
     -------
     0-d tensor of the dtype of x
-        NaN where a point or a weight is NaN. The same bits for any number of threads.
+        NaN where a point or a weight is NaN. The same bits for any number of threads, and from run to run on a GPU.
 
     Raises
     ------
@@ -83,11 +86,12 @@ def mmd2(
         raise InputError(f"mmd2 needs at least one row in each sample, got {x.shape[0]} and {y.shape[0]}")
     if y_mean is not None and torch.is_grad_enabled() and (y.requires_grad or (wy is not None and wy.requires_grad)):
         raise UsageError("mmd2: y needs a gradient, so y_mean cannot be a constant: leave it out")
-    known = None if y_mean is None else torch.as_tensor(y_mean, dtype=torch.float64, device=x.device).detach()
-    if _choose("mmd2", x.device.type) == "reference":
+    known = None if y_mean is None else _constant(y_mean, x.device).detach()
+    backend = _choose("mmd2", x.device.type)
+    if backend == "reference":
         return mmd2_reference(x, y, sigma, wx, wy, cross_weight, per_feature, known)
     wanted = _wanted((x, _GRAD_X), (y, _GRAD_Y), (wx, _GRAD_WX), (wy, _GRAD_WY))
-    value: Tensor = torch.ops.hepgen.mmd2(x, y, sigma, wx, wy, float(cross_weight), per_feature, known, wanted)[0]
+    value: Tensor = torch.ops.hepgen.mmd2(x, y, sigma, wx, wy, float(cross_weight), per_feature, known, wanted, backend)[0]
     return value
 
 
@@ -105,9 +109,10 @@ def kernel_mean(x: Tensor, bandwidth: Bandwidth, *, weights: Tensor | None = Non
     if x.shape[0] == 0:
         raise InputError("kernel_mean needs at least one row")
     with torch.no_grad():
-        if _choose("kernel_mean", x.device.type) == "reference":
+        backend = _choose("kernel_mean", x.device.type)
+        if backend == "reference":
             return _mean(x, x, sigma, w, w, per_feature).double()
-        value: Tensor = torch.ops.hepgen.kernel_mean(x, sigma, w, per_feature)
+        value: Tensor = torch.ops.hepgen.kernel_mean(x, sigma, w, per_feature, backend)
         return value
 
 
@@ -135,10 +140,11 @@ def gaussian_sums(x: Tensor, y: Tensor, bandwidth: Bandwidth, *, y_weights: Tens
     """
     sigma = _check(x, y, bandwidth)
     wy = _weights(y_weights, y, "y_weights")
-    if _choose("gaussian_sums", x.device.type) == "reference":
+    backend = _choose("gaussian_sums", x.device.type)
+    if backend == "reference":
         return gaussian_sums_reference(x, y, sigma, wy)
     gradient = bool(_wanted((x, _GRAD_X)))
-    sums: Tensor = torch.ops.hepgen.gaussian_sums(x, y, sigma, wy, gradient)[0]
+    sums: Tensor = torch.ops.hepgen.gaussian_sums(x, y, sigma, wy, gradient, backend)[0]
     return sums
 
 
@@ -163,16 +169,34 @@ def _check(x: Tensor, y: Tensor, bandwidth: Bandwidth) -> Tensor:
         raise UsageError(f"samples must be on one device, got {x.device} and {y.device}")
     if isinstance(bandwidth, Tensor) and bandwidth.requires_grad:
         raise UsageError("the bandwidth is a constant: no gradient flows to it, detach it")
-    sigma = torch.as_tensor(bandwidth, dtype=torch.float64, device=x.device)
+    sigma = bandwidth.double() if isinstance(bandwidth, Tensor) else torch.as_tensor(bandwidth, dtype=torch.float64, device="cpu")
     columns = sigma.shape[-1:] in {(), (x.shape[1],)} or (sigma.ndim == 2 and sigma.shape[1] == 1)
     if sigma.ndim > 2 or not columns or sigma.shape[:-1] == (0,):
         raise UsageError(
             f"bandwidth must be a number or hold one value per feature ({x.shape[1]}), in one row or in several, "
             f"got shape {tuple(sigma.shape)}"
         )
-    if not torch.compiler.is_compiling() and not bool((sigma > 0).all()):
+    # what lies on a GPU is not read back
+    if sigma.device.type == "cpu" and not torch.compiler.is_compiling() and not bool((sigma > 0).all()):
         raise UsageError(f"bandwidth must be positive, got {sigma.tolist()}")
+    if sigma.device != x.device:
+        sigma = _constant(sigma, x.device)
     return sigma.expand(sigma.shape[0] if sigma.ndim == 2 else 1, x.shape[1])
+
+
+def _constant(value: Tensor | float, device: torch.device) -> Tensor:
+    """A tensor of float64 on a device. Several numbers go from the host to a GPU once, so that later calls wait for no copy."""
+    if device.type == "cpu" or torch.compiler.is_compiling() or (isinstance(value, Tensor) and value.device.type != "cpu"):
+        return torch.as_tensor(value, dtype=torch.float64, device=device)
+    host = torch.as_tensor(value, dtype=torch.float64, device="cpu")
+    if host.numel() == 1:
+        return torch.full(host.shape, host.item(), dtype=torch.float64, device=device)
+    return _uploaded(tuple(host.reshape(-1).tolist()), device).reshape(host.shape)
+
+
+@functools.lru_cache(maxsize=256)
+def _uploaded(values: tuple[float, ...], device: torch.device) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64, device=device)
 
 
 def _weights(weights: Tensor | None, points: Tensor, name: str) -> Tensor | None:
@@ -232,10 +256,10 @@ def mmd2_reference(
     return _mean(x, x, sigma, wx, wx, per_feature) + yy - cross_weight * _mean(x, y, sigma, wx, wy, per_feature)
 
 
-# --- the compiled backend as custom ops: what they return beside the value are the gradients that were asked for
+# --- the compiled backends as custom ops: what they return beside the value are the gradients that were asked for
 
 
-@torch.library.custom_op("hepgen::mmd2", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("hepgen::mmd2", mutates_args=())
 def _mmd2(
     x: Tensor,
     y: Tensor,
@@ -246,7 +270,13 @@ def _mmd2(
     per_feature: bool,
     y_mean: Tensor | None,
     wanted: int,
+    backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    if backend != "cpp":
+        results: tuple[Tensor, Tensor, Tensor, Tensor, Tensor] = implementation(backend, "mmd").mmd2(
+            x, y, sigma, wx, wy, cross_weight, per_feature, y_mean, wanted
+        )
+        return results
     core: Any = dispatch.core()
     known = None if y_mean is None else float(y_mean)
     value, *gradients = core.mmd2(
@@ -267,6 +297,7 @@ def _(
     per_feature: bool,
     y_mean: Tensor | None,
     wanted: int,
+    backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     def output(bit: int, shape: torch.Size) -> Tensor:
         return x.new_empty(shape if wanted & bit else (0,))
@@ -281,7 +312,7 @@ def _(
 
 
 def _mmd2_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x, y, _, wx, wy, *_, ctx.wanted = inputs
+    x, y, _, wx, wy, *_, ctx.wanted, _ = inputs
     ctx.mark_non_differentiable(*output[1:])
     ctx.save_for_backward(*output[1:], x, y, *(w for w in (wx, wy) if w is not None))
 
@@ -292,38 +323,44 @@ def _mmd2_backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, .
         times_gradient(grad, gradient, inputs) if ctx.wanted & bit else None
         for bit, gradient in zip((_GRAD_X, _GRAD_Y, _GRAD_WX, _GRAD_WY), gradients, strict=True)
     )
-    return gx, gy, None, gwx, gwy, None, None, None, None
+    return gx, gy, None, gwx, gwy, None, None, None, None, None
 
 
 _mmd2.register_autograd(_mmd2_backward, setup_context=_mmd2_setup)
 
 
-@torch.library.custom_op("hepgen::kernel_mean", mutates_args=(), device_types="cpu")
-def _kernel_mean(x: Tensor, sigma: Tensor, w: Tensor | None, per_feature: bool) -> Tensor:
+@torch.library.custom_op("hepgen::kernel_mean", mutates_args=())
+def _kernel_mean(x: Tensor, sigma: Tensor, w: Tensor | None, per_feature: bool, backend: str) -> Tensor:
+    if backend != "cpp":
+        mean: Tensor = implementation(backend, "mmd").kernel_mean(x, sigma, w, per_feature)
+        return mean
     core: Any = dispatch.core()
     value = core.kernel_mean(array(x), array(sigma), array(w), per_feature, dispatch.thread_count())
     return torch.tensor(value, dtype=torch.float64)
 
 
 @_kernel_mean.register_fake
-def _(x: Tensor, sigma: Tensor, w: Tensor | None, per_feature: bool) -> Tensor:
+def _(x: Tensor, sigma: Tensor, w: Tensor | None, per_feature: bool, backend: str) -> Tensor:
     return x.new_empty((), dtype=torch.float64)
 
 
-@torch.library.custom_op("hepgen::gaussian_sums", mutates_args=(), device_types="cpu")
-def _gaussian_sums(x: Tensor, y: Tensor, sigma: Tensor, wy: Tensor | None, gradient: bool) -> tuple[Tensor, Tensor]:
+@torch.library.custom_op("hepgen::gaussian_sums", mutates_args=())
+def _gaussian_sums(x: Tensor, y: Tensor, sigma: Tensor, wy: Tensor | None, gradient: bool, backend: str) -> tuple[Tensor, Tensor]:
+    if backend != "cpp":
+        results: tuple[Tensor, Tensor] = implementation(backend, "mmd").gaussian_sums(x, y, sigma, wy, gradient)
+        return results
     core: Any = dispatch.core()
     sums, points = core.gaussian_sums(array(x), array(y), array(sigma), array(wy), gradient, dispatch.thread_count())
     return torch.from_numpy(sums), torch.from_numpy(points)
 
 
 @_gaussian_sums.register_fake
-def _(x: Tensor, y: Tensor, sigma: Tensor, wy: Tensor | None, gradient: bool) -> tuple[Tensor, Tensor]:
+def _(x: Tensor, y: Tensor, sigma: Tensor, wy: Tensor | None, gradient: bool, backend: str) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape[:1]), x.new_empty(x.shape if gradient else (0,))
 
 
 def _sums_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, y, sigma, wy, ctx.gradient = inputs
+    x, y, sigma, wy, ctx.gradient, ctx.backend = inputs
     ctx.mark_non_differentiable(output[1])
     ctx.weighted = wy is not None
     ctx.save_for_backward(sigma, output[1], x, y, *([wy] if wy is not None else []))
@@ -332,17 +369,17 @@ def _sums_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]
 def _sums_backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     sigma, points, *inputs = ctx.saved_tensors
     x, y, *weights = inputs
-    need_x, need_y, _, need_wy, _ = ctx.needs_input_grad
+    need_x, need_y, _, need_wy, *_ = ctx.needs_input_grad
     gx = times_gradient(grad[:, None], points, inputs) if need_x and ctx.gradient else None
     gy = gwy = None
     if need_y or need_wy:
         # the columns' sums are the row sums of the turned matrix, weighted by what comes back for each row
         with torch.no_grad():
-            sums, turned = torch.ops.hepgen.gaussian_sums(y, x, sigma, grad, need_y)
+            sums, turned = torch.ops.hepgen.gaussian_sums(y, x, sigma, grad, need_y, ctx.backend)
         one = grad.new_ones(())
         gy = times_gradient(weights[0][:, None] if ctx.weighted else one, turned, [*inputs, grad]) if need_y else None
         gwy = times_gradient(one, sums, [*inputs, grad]) if need_wy else None
-    return gx, gy, None, gwy, None
+    return gx, gy, None, gwy, None, None
 
 
 _gaussian_sums.register_autograd(_sums_backward, setup_context=_sums_setup)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from hepgen.errors import UsageError
-from hepgen.kernels.ecd import EcdPlan, Rule, value_of
+from hepgen.kernels.ecd import EcdPlan, Rule
 
-_SHARED = ("eta", "F0", "nu", "q", "per_tensor", "systems", "seed")
+_SHARED = ("eta", "F0", "nu", "q", "per_tensor", "systems", "seed", "capturable")
 
 
 def eta_for(model: nn.Module | int, n_steps: int) -> float:
@@ -59,7 +59,7 @@ class ECD(torch.optim.Optimizer):
     params : iterable of tensors or of groups
         All groups move as one system with one unit velocity. ``lr`` and ``weight_decay`` may differ between groups, the others
         may not. A group of smaller lr moves as if its coordinates were stretched, which conserves energy.
-    lr : float
+    lr : float or 0-d tensor
         Rescaled step dt sqrt(eta); 0.1 to 1 is the range the paper recommends. Schedulers change it.
     eta : float
         Concentration; see :func:`eta_for`.
@@ -76,6 +76,9 @@ class ECD(torch.optim.Optimizer):
     systems : int, optional
         So many independent systems in one optimiser, for ensembles: system k consists of row k of every parameter, whose first axis has
         this length, and has a loss and a velocity of its own. It moves as it would alone.
+    capturable : bool
+        Keep the number of the step, which names the bounces, in a tensor on the device, so that a step recorded in a CUDA graph goes on
+        counting when it is replayed. Learning rates that shall change between replays are tensors on the device too.
     seed : int, or one a system
         Of the bounces: equal seeds give equal runs, on any number of threads.
 
@@ -83,6 +86,9 @@ class ECD(torch.optim.Optimizer):
     -----
     A parameter without a gradient takes no part in a step. One that joins later starts at rest. The state of a parameter is
     its ``"velocity"``, that of the noise the ``"step"`` of the groups: a run goes on from ``state_dict`` bit for bit.
+
+    On a GPU a step waits for nothing, also not for its loss, a tensor there. One that is refused changes nothing, nor do those after it,
+    until :meth:`check` raises: call it at the end of an epoch. A later step raises too, some hundred steps late.
     """
 
     _plans: list[EcdPlan] | None = None
@@ -91,7 +97,7 @@ class ECD(torch.optim.Optimizer):
     def __init__(
         self,
         params: Iterable[Any],
-        lr: float = 0.1,
+        lr: float | Tensor = 0.1,
         *,
         eta: float,
         F0: float = -1.0,
@@ -101,10 +107,11 @@ class ECD(torch.optim.Optimizer):
         per_tensor: bool = False,
         systems: int | None = None,
         seed: int | Sequence[int] = 0,
+        capturable: bool = False,
     ) -> None:
         defaults = {
             "lr": lr, "eta": eta, "F0": F0, "nu": nu, "q": q, "weight_decay": weight_decay, "per_tensor": per_tensor,
-            "systems": systems, "seed": seed if isinstance(seed, int) else list(seed), "step": 0,
+            "systems": systems, "seed": seed if isinstance(seed, int) else list(seed), "step": 0, "capturable": capturable,
         }  # fmt: skip
         super().__init__(params, defaults)
 
@@ -128,6 +135,9 @@ class ECD(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._plans = None
+        for group in self.param_groups:
+            group.setdefault("capturable", False)
+            group["step"] = self.param_groups[0]["step"]
 
     def step(self, closure: Callable[[], Tensor | float] | Tensor | float | None = None, systems: Sequence[int] | None = None) -> Any:
         """Make one step and return the loss.
@@ -144,7 +154,7 @@ class ECD(torch.optim.Optimizer):
         ------
         StepError
             If the loss with weight decay is not above F0, or anything is not finite. Nothing has been changed then, but for the
-            systems before the one that it was met in.
+            systems before the one that it was met in. On a GPU not by this step: see :meth:`check`.
         UsageError
             If there is no loss, or not one for each system, or an option is out of its range.
         """
@@ -156,43 +166,80 @@ class ECD(torch.optim.Optimizer):
         else:
             loss = closure
         moving = self._moving(loss, systems)
-        params, grads, decays, factors, fastest = self._taking_part()
+        params, grads, decays, numbers = self._taking_part()
         if not params:
             return loss
-        first = self.param_groups[0]
-        eta, step, plans = first["eta"], first["step"], self._planned(params)
+        first, plans = self.param_groups[0], self._planned(params)
+        if any(plan.refused_before() for plan in plans):
+            self.check()
+        fastest, factors = _relative([group["lr"] for group in self.param_groups], numbers)
+        rate = fastest if isinstance(fastest, Tensor) else None
+        counter = self._counter(params[0].device)
+        step = 0 if isinstance(counter, Tensor) else counter
+        scale = 1.0 if isinstance(fastest, Tensor) else fastest
         for system, value, seed in moving:
             plan = plans[system]
             rule = Rule(
-                fastest / math.sqrt(eta), eta, first["F0"], first["nu"] / math.sqrt(max(plan.size, 1)),
+                scale / math.sqrt(first["eta"]), first["eta"], first["F0"], first["nu"] / math.sqrt(max(plan.size, 1)),
                 first["q"], first["per_tensor"], seed, step,
             )  # fmt: skip
             own = grads if first["systems"] is None else [gradient[system] for gradient in grads]
-            plan.step(own, value, decays, factors, rule)
-        for group in self.param_groups:
-            group["step"] = step + 1
+            plan.step(own, value, decays, factors, rule, rate=rate, steps=counter if isinstance(counter, Tensor) else None, check=False)
+        self._count(counter, 1)
         return loss
 
-    def _moving(self, loss: Tensor | float, systems: Sequence[int] | None) -> list[tuple[int, float, int]]:
+    def check(self) -> None:
+        """Raise for steps that were refused on a GPU since the last call, which changed nothing: waits for the device.
+
+        Elsewhere steps raise at once, and this does nothing.
+
+        Raises
+        ------
+        StepError
+            Of the first of them. Steps move again afterwards.
+        """
+        found = [plan.refusal() for plan in self._plans or ()]
+        errors = [error for error, _ in found if error is not None]
+        if errors:
+            self._count(self.param_groups[0]["step"], -max(count for _, count in found))
+            raise errors[0]
+
+    def _counter(self, device: torch.device) -> int | Tensor:
+        """The number of the step: a tensor on the device where graphs are to count it."""
+        first = self.param_groups[0]
+        counter: int | Tensor = first["step"]
+        if first["capturable"]:
+            if not isinstance(counter, Tensor) or counter.device != device:
+                counter = torch.full((), int(counter), dtype=torch.int64, device=device)
+        elif isinstance(counter, Tensor):
+            counter = int(counter)
+        return counter
+
+    def _count(self, counter: int | Tensor, steps: int) -> None:
+        counter += steps
+        for group in self.param_groups:
+            group["step"] = counter
+
+    def _moving(self, loss: Tensor | float, systems: Sequence[int] | None) -> list[tuple[int, Tensor | float, int]]:
         """Number, loss and seed of every system that moves."""
         first = self.param_groups[0]
         count, seed = first["systems"], first["seed"]
         if count is None:
-            return [(0, value_of(loss), seed)]
+            return [(0, loss, seed)]
         numbers = range(count) if systems is None else systems
         if not isinstance(loss, Tensor) or loss.shape != (len(numbers),):
             raise UsageError(f"ECD: {len(numbers)} systems move, so the loss must be a tensor ({len(numbers)},)")
         seeds = [seed] * count if isinstance(seed, int) else seed
-        return [(number, value, seeds[number]) for number, value in zip(numbers, loss.tolist(), strict=True)]
+        losses = loss.tolist() if loss.device.type == "cpu" else loss.detach().unbind()
+        return [(number, value, seeds[number]) for number, value in zip(numbers, losses, strict=True)]
 
-    def _taking_part(self) -> tuple[list[Tensor], list[Tensor], list[float], list[float], float]:
-        """Parameters that have a gradient, with it, their weight decay and lr relative to the largest, and the largest lr."""
+    def _taking_part(self) -> tuple[list[Tensor], list[Tensor], list[float], list[int]]:
+        """Parameters that have a gradient, with it and their weight decay, and how many of each group they are."""
         groups = self.param_groups
-        fastest = float(max(group["lr"] for group in groups))
         params: list[Tensor] = []
         grads: list[Tensor] = []
         decays: list[float] = []
-        factors: list[float] = []
+        counts: list[int] = []
         for group in groups:
             if group is not groups[0]:
                 _check_shared(group, groups[0])
@@ -201,10 +248,9 @@ class ECD(torch.optim.Optimizer):
                 if gradient is not None:
                     params.append(p)
                     grads.append(gradient)
-            taking_part = len(params) - len(decays)
-            decays += [float(group["weight_decay"])] * taking_part
-            factors += [float(group["lr"]) / fastest if fastest else 1.0] * taking_part
-        return params, grads, decays, factors, fastest
+            counts.append(len(params) - len(decays))
+            decays += [float(group["weight_decay"])] * counts[-1]
+        return params, grads, decays, counts
 
     def _planned(self, params: list[Tensor]) -> list[EcdPlan]:
         """The plan of every system."""
@@ -217,12 +263,36 @@ class ECD(torch.optim.Optimizer):
         count = self.param_groups[0]["systems"]
         if self._plans is not None and self._planned_of.fits(params, velocities):
             return self._plans
+        self.check()  # with the plans goes what they know
+        for group in self.param_groups:
+            if group["capturable"] and isinstance(group["lr"], Tensor):  # may come from a file
+                group["lr"] = group["lr"].to(params[0].device)
         self._planned_of = EcdPlan(params, velocities)
         if count is None:
             self._plans = [self._planned_of]
         else:
             self._plans = [EcdPlan([p.detach()[k] for p in params], [v[k] for v in velocities]) for k in range(count)]
         return self._plans
+
+
+def _relative(rates: list[float | Tensor], counts: list[int]) -> tuple[float | Tensor, list[float] | Tensor]:
+    """The largest lr of the groups, and relative to it that of every parameter, of which a group has so many.
+
+    Both are tensors where one is on a GPU, so that nothing waits for it.
+    """
+    first = rates[0]
+    if all(rate is first for rate in rates):
+        return first if isinstance(first, Tensor) else float(first), [1.0] * sum(counts)
+    there = next((rate.device for rate in rates if isinstance(rate, Tensor) and rate.device.type != "cpu"), None)
+    if there is None:
+        numbers = [float(rate) for rate in rates]
+        fastest = max(numbers)
+        relative = [number / fastest if fastest else 1.0 for number in numbers]
+        return fastest, [factor for factor, count in zip(relative, counts, strict=True) for _ in range(count)]
+    along = torch.stack([torch.as_tensor(rate, dtype=torch.float64, device=there) for rate in rates])
+    most = along.max()
+    factors = torch.where(most > 0, along / most, 1.0).unbind()
+    return most, torch.cat([factor.expand(count) for factor, count in zip(factors, counts, strict=True)])
 
 
 def _check_group(group: dict[str, Any], first: dict[str, Any]) -> None:

@@ -35,7 +35,7 @@ from hepgen.training.step_graph import StepGraph
 
 WHOLE = ""  # in place of a player's name where there is one optimiser, for the whole objective
 UNCHANGED = (("stages", ()), ("device", "cpu"))  # settings of a plan that leave its fingerprint what it was before there were any
-CAPTURABLE = ("rmsprop", "adam")  # optimisers whose steps can be replayed
+CAPTURABLE = ("rmsprop", "adam", "ecd")  # optimisers whose steps can be replayed
 STATE = ("epoch", "step", "seconds", "sums", "best", "running")  # of a fit, beside the records, the objective and its optimisers
 
 
@@ -184,11 +184,11 @@ class _Fit:
         self.seeds = seeds
         self.modules: dict[str, nn.Module] = {name: objective.get_submodule(name) for name in objective.players} or {WHOLE: objective}
         self.parameters = {name: [p for p in module.parameters() if p.requires_grad] for name, module in self.modules.items()}
+        self.epoch = self.step = 0
         self.optimizers = self._new_optimizers(plan.stage(0))
         self.graph = self._new_graph()
         self.records = [Record() for _ in seeds]
         self.running = tuple(range(len(seeds)))
-        self.epoch = self.step = 0
         self.seconds = 0.0
         self.best: dict[str, Any] = copy.deepcopy(objective.state_dict())
         self.rows: list[dict[str, Tensor]] = []
@@ -322,6 +322,7 @@ class _Fit:
 
     def _close_epoch(self, seconds: float) -> None:
         self._drain()
+        self._check_steps()
         self.epoch, self.step, self.seconds = self.epoch + 1, 0, self.seconds + seconds
         self._check([self.sums[member] for member in self.running])
         ends = self.plan.ends
@@ -362,6 +363,12 @@ class _Fit:
         values: list[float] = (ranks.constant_total(self.objective.validation_loss(batch)) / ranks.count()).reshape(-1).tolist()
         return values
 
+    def _check_steps(self) -> None:
+        """Whether a step was refused on a GPU, which says so when asked."""
+        for optimizer in self.optimizers.values():
+            if isinstance(optimizer, ECD):
+                optimizer.check()
+
     def _check(self, losses: list[float]) -> None:
         if not all(map(math.isfinite, losses)):
             raise InputError(
@@ -399,6 +406,7 @@ class _Fit:
 
     def _save(self) -> None:
         self._drain()
+        self._check_steps()
         state = {name: getattr(self, name) for name in STATE}
         state |= {
             "records": [record.to_dict() for record in self.records],

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import torch
@@ -25,7 +27,23 @@ ISAS = CORE.instruction_sets() if CORE is not None else []
 needs_cpp = pytest.mark.skipif(CORE is None, reason="hepgen._core is not built")
 needs_two_isas = pytest.mark.skipif(len(ISAS) < 2, reason="there is one instruction set")
 DIRECTIONS = {"forward": (maf_forward, maf_forward_reference), "inverse": (maf_inverse, maf_inverse_reference)}
+everywhere = pytest.mark.usefixtures("everywhere")
 both_directions = pytest.mark.parametrize("direction", list(DIRECTIONS))
+
+
+@pytest.fixture(name="everywhere")
+def on_its_device(device: torch.device) -> Iterator[None]:
+    """Every backend, the tensors of the test where it takes them."""
+    with torch.device(device):
+        yield
+
+
+@pytest.fixture
+def compiled_backend(backend: str) -> str:
+    """All but plain torch, which has no op of its own."""
+    if backend == "reference":
+        pytest.skip("of the ops alone")
+    return backend
 
 
 def flow_weights(
@@ -40,10 +58,12 @@ def flow_weights(
     seed: int = 0,
 ) -> MafWeights:
     torch.manual_seed(seed)
-    flow = MAF(features, context, blocks, hidden, permutation, activation, seed=seed).to(torch.float64)
-    weights = flow.weights()
-    drawn = [[w.detach() + 0.2 * torch.randn(w.shape, dtype=w.dtype) for w in block] for block in weights.blocks]
-    return cast(weights._replace(blocks=drawn), dtype)
+    with torch.device("cpu"):
+        weights = MAF(features, context, blocks, hidden, permutation, activation, seed=seed).to(torch.float64).weights()
+        drawn = [[w.detach() + 0.2 * torch.randn(w.shape, dtype=w.dtype) for w in block] for block in weights.blocks]
+    device = torch.get_default_device()
+    moved = [[w.to(device) for w in block] for block in drawn]
+    return cast(weights._replace(blocks=moved, orders=weights.orders.to(device)), dtype)
 
 
 def cast(weights: MafWeights, dtype: torch.dtype) -> MafWeights:
@@ -56,7 +76,8 @@ def in_one(weights: MafWeights) -> Tensor:
 
 
 def draw(n: int, columns: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.randn(n, columns, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+    numbers = torch.randn(n, columns, generator=torch.Generator().manual_seed(seed), dtype=torch.float64, device="cpu")
+    return numbers.to(dtype).to(torch.get_default_device())
 
 
 def values_and_gradients(function, x: Tensor, context: Tensor, weights: MafWeights) -> list[Tensor]:
@@ -141,52 +162,49 @@ class TestAgainstReference:
             torch.testing.assert_close(compiled, plain, rtol=1e-12, atol=1e-12)
 
 
-def by_hand(values: list[list[list[float]]]) -> list[Tensor]:
-    return [torch.tensor(v, dtype=torch.float64) for v in values]
+def by_hand(values: tuple[list[Any], ...], order: list[int], bound: float) -> MafWeights:
+    return MafWeights([[torch.tensor(v, dtype=torch.float64) for v in values]], torch.tensor([order]), "relu", bound)
 
 
+@everywhere
 class TestByHand:
     """One block whose numbers are small enough for paper: d = 2, one hidden unit of degree 1, which sees column 0."""
 
     # h = relu(3 x0 + 0.5); column 0: m = 0.25, r = 1; column 1: m = 2 h - 1, r = -h
-    block = by_hand([[[3.0, 99.0]], [0.5], [[99.0], [99.0], [2.0], [-1.0]], [0.25, 1.0, -1.0, 0.0]])
-    weights = MafWeights([block], torch.tensor([[0, 1]]), "relu", 2.0)
+    values = ([[3.0, 99.0]], [0.5], [[99.0], [99.0], [2.0], [-1.0]], [0.25, 1.0, -1.0, 0.0])
 
-    @pytest.mark.parametrize("name", ["reference", pytest.param("cpp", marks=needs_cpp)])
-    def test_one_block(self, name):
+    def test_one_block(self):
         x = torch.tensor([[0.5, 1.5]], dtype=torch.float64)  # h = 2: m = (0.25, 3), r = (1, -2), a = (2/3, -1)
-        with kernels.backend(name):
-            z, log_det = maf_forward(x, None, self.weights)
-            back, log_det_back = maf_inverse(z, None, self.weights)
+        weights = by_hand(self.values, [0, 1], 2.0)
+        z, log_det = maf_forward(x, None, weights)
+        back, log_det_back = maf_inverse(z, None, weights)
         expected = torch.tensor([[0.25 * math.exp(-2 / 3), -1.5 * math.e]], dtype=torch.float64)
         torch.testing.assert_close(z, expected, rtol=1e-14, atol=0)
         torch.testing.assert_close(log_det, torch.tensor([1 / 3], dtype=torch.float64), rtol=1e-14, atol=0)
         torch.testing.assert_close(back, x, rtol=1e-14, atol=0)
         torch.testing.assert_close(log_det_back, -log_det, rtol=1e-14, atol=0)
 
-    @pytest.mark.parametrize("name", ["reference", pytest.param("cpp", marks=needs_cpp)])
-    def test_orders(self, name):
+    def test_orders(self):
         x = torch.tensor([[0.5, 1.5]], dtype=torch.float64)
-        with kernels.backend(name):
-            z, _ = maf_forward(x, None, self.weights)
-            turned, _ = maf_forward(x.flip(1), None, self.weights._replace(orders=torch.tensor([[1, 0]])))
+        z, _ = maf_forward(x, None, by_hand(self.values, [0, 1], 2.0))
+        turned, _ = maf_forward(x.flip(1), None, by_hand(self.values, [1, 0], 2.0))
         torch.testing.assert_close(turned, z.flip(1), rtol=0, atol=0)
 
-    @pytest.mark.parametrize("name", ["reference", pytest.param("cpp", marks=needs_cpp)])
-    def test_huge_log_scales_stay_bounded(self, name):
-        block = by_hand([[[0.0]], [0.0], [[0.0], [0.0]], [0.0, 1e300]])
-        weights = MafWeights([block], torch.tensor([[0]]), "relu", math.log(1e3))
-        with kernels.backend(name):
-            x, log_det = maf_inverse(torch.ones(1, 1, dtype=torch.float64), None, weights)
+    def test_huge_log_scales_stay_bounded(self):
+        weights = by_hand(([[0.0]], [0.0], [[0.0], [0.0]], [0.0, 1e300]), [0], math.log(1e3))
+        x, log_det = maf_inverse(torch.ones(1, 1, dtype=torch.float64), None, weights)
         assert x.item() == pytest.approx(1e3, rel=1e-12)
         assert log_det.item() == pytest.approx(math.log(1e3), rel=1e-12)
 
 
-@needs_cpp
+@everywhere
 class TestGradients:
     @both_directions
     @pytest.mark.parametrize("activation", ["tanh", "elu", "relu"])
-    def test_gradcheck(self, direction, activation):
+    def test_gradcheck(self, backend, direction, activation):
+        emulated = backend in {"cuda", "triton"} and not torch.cuda.is_available()
+        if emulated and (activation != "tanh" or backend == "triton"):
+            pytest.skip("slow without a GPU, and compared with the reference elsewhere")
         weights = flow_weights(3, 2, (8, 5), blocks=2, activation=activation)
         shapes = [len(block) for block in weights.blocks]
         flat = [w for block in weights.blocks for w in block]
@@ -196,7 +214,7 @@ class TestGradients:
             return DIRECTIONS[direction][0](x, context, weights._replace(blocks=[[next(rest) for _ in range(k)] for k in shapes]))
 
         x, context = draw(4, 3, 1).requires_grad_(), draw(4, 2, 2).requires_grad_()
-        assert torch.autograd.gradcheck(function, (x, context, *flat))
+        assert torch.autograd.gradcheck(function, (x, context, *flat), fast_mode=backend != "cpp")
 
     @both_directions
     def test_masked_weights_get_exactly_zero(self, direction):
@@ -220,6 +238,24 @@ class TestGradients:
         for mine, plain in zip(*results, strict=True):
             torch.testing.assert_close(mine, plain, rtol=1e-12, atol=1e-12)
 
+    def test_one_frozen_tensor_among_the_weights(self):
+        weights = flow_weights(3, 0, (6,), blocks=1)
+        weights.blocks[0][0].requires_grad_(False)
+        z, _ = maf_forward(draw(10, 3, 1), None, weights)
+        z.sum().backward()
+        assert weights.blocks[0][0].grad is None
+        assert weights.blocks[0][1].grad is not None
+
+    def test_second_derivative_is_refused(self, compiled_backend):
+        weights = flow_weights(2, 0, (4,), activation="tanh")
+        x = draw(3, 2, 1).requires_grad_()
+        (first,) = torch.autograd.grad(maf_forward(x, None, weights)[0].sum(), x, create_graph=True)
+        with pytest.raises(BackendError, match="first derivatives only"):
+            first.sum().backward()
+
+
+@needs_cpp
+class TestRecord:
     @both_directions
     def test_hidden_units_kept_and_computed_again_agree(self, direction):
         function = DIRECTIONS[direction][0]
@@ -234,7 +270,18 @@ class TestGradients:
             return list(torch.autograd.grad(scalar, [leaf, *(w for block in weights.blocks for w in block)]))
 
         def record_bytes(n: int) -> int:
-            inputs = (direction == "inverse", x[:n], context[:n], in_one(weights), [300, 300], weights.orders, "relu", weights.bound, True)
+            inputs = (
+                direction == "inverse",
+                x[:n],
+                context[:n],
+                in_one(weights),
+                [300, 300],
+                weights.orders,
+                "relu",
+                weights.bound,
+                True,
+                "cpp",
+            )
             with FakeTensorMode(allow_non_fake_inputs=True):
                 expected = torch.ops.hepgen.maf(*inputs)[2].numel()
             size = torch.ops.hepgen.maf(*inputs)[2].numel()
@@ -263,21 +310,6 @@ class TestGradients:
         y, log_det = maf_inverse(leaf, context, weights)
         (same,) = torch.autograd.grad(y.square().sum() + log_det.sum(), leaf)
         torch.testing.assert_close(changed, same, rtol=1e-12, atol=1e-12)
-
-    def test_one_frozen_tensor_among_the_weights(self):
-        weights = flow_weights(3, 0, (6,), blocks=1)
-        weights.blocks[0][0].requires_grad_(False)
-        z, _ = maf_forward(draw(10, 3, 1), None, weights)
-        z.sum().backward()
-        assert weights.blocks[0][0].grad is None
-        assert weights.blocks[0][1].grad is not None
-
-    def test_second_derivative_is_refused(self):
-        weights = flow_weights(2, 0, (4,), activation="tanh")
-        x = draw(3, 2, 1).requires_grad_()
-        (first,) = torch.autograd.grad(maf_forward(x, None, weights)[0].sum(), x, create_graph=True)
-        with pytest.raises(BackendError, match="first derivatives only"):
-            first.sum().backward()
 
 
 @needs_cpp
@@ -313,15 +345,6 @@ class TestRows:
         assert not torch.isfinite(results[1][0][~kept]).all(1).any()
 
     @both_directions
-    def test_a_nan_context_makes_its_rows_nan(self, direction):
-        weights = flow_weights(3, 1, (8,))
-        context = draw(5, 1, 2)
-        context[2] = math.nan
-        with torch.no_grad():
-            y, log_det = DIRECTIONS[direction][0](draw(5, 3, 1), context, weights)
-        assert torch.isnan(y).any(1).tolist() == torch.isnan(log_det).tolist() == [False, False, True, False, False]
-
-    @both_directions
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
     def test_denormal_numbers(self, isa, direction, dtype):
         function, reference = DIRECTIONS[direction]
@@ -341,27 +364,6 @@ class TestRows:
         for result, wanted in zip(function(one[0].expand(130, 4), one[1].expand(130, 2), weights), alone, strict=True):
             assert torch.equal(result, wanted.expand(130, *wanted.shape[1:]))
 
-    @both_directions
-    def test_no_rows(self, direction):
-        weights = flow_weights(3, 2, (5,))
-        x, context = draw(0, 3, 1).requires_grad_(), draw(0, 2, 2)
-        y, log_det = DIRECTIONS[direction][0](x, context, weights)
-        assert y.shape == (0, 3)
-        assert log_det.shape == (0,)
-        gradients = torch.autograd.grad(y.sum() + log_det.sum(), [x, *(w for block in weights.blocks for w in block)])
-        assert gradients[0].shape == (0, 3)
-        assert all(not g.any() for g in gradients[1:])
-
-    @both_directions
-    def test_strides(self, direction):
-        function = DIRECTIONS[direction][0]
-        weights = flow_weights(4, 2, (10, 12))
-        x, context = draw(8, 90, 1).T[::2, ::2], draw(1, 2, 2).expand(45, 2)
-        turned = weights._replace(blocks=[[w.T.contiguous().T if w.ndim == 2 else w for w in block] for block in weights.blocks])
-        expected = values_and_gradients(function, x.contiguous(), context.contiguous(), weights)
-        for result, wanted in zip(values_and_gradients(function, x, context, turned), expected, strict=True):
-            assert torch.equal(result, wanted)
-
     @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
     def test_round_trip(self, isa, dtype, tolerance):
         torch.manual_seed(1)
@@ -376,6 +378,39 @@ class TestRows:
         assert (z - x).abs().max() > 0.1
         torch.testing.assert_close(back, x, rtol=0, atol=tolerance)
         torch.testing.assert_close(log_det_back, -log_det, rtol=0, atol=tolerance)
+
+
+@everywhere
+class TestRowsEverywhere:
+    @both_directions
+    def test_a_nan_context_makes_its_rows_nan(self, direction):
+        weights = flow_weights(3, 1, (8,))
+        context = draw(5, 1, 2)
+        context[2] = math.nan
+        with torch.no_grad():
+            y, log_det = DIRECTIONS[direction][0](draw(5, 3, 1), context, weights)
+        assert torch.isnan(y).any(1).tolist() == torch.isnan(log_det).tolist() == [False, False, True, False, False]
+
+    @both_directions
+    def test_no_rows(self, direction):
+        weights = flow_weights(3, 2, (5,))
+        x, context = draw(0, 3, 1).requires_grad_(), draw(0, 2, 2)
+        y, log_det = DIRECTIONS[direction][0](x, context, weights)
+        assert y.shape == (0, 3)
+        assert log_det.shape == (0,)
+        gradients = torch.autograd.grad(y.sum() + log_det.sum(), [x, *(w for block in weights.blocks for w in block)])
+        assert gradients[0].shape == (0, 3)
+        assert all(not g.any() for g in gradients[1:])
+
+    @both_directions
+    def test_strides(self, backend, direction):
+        function = DIRECTIONS[direction][0]
+        weights = flow_weights(4, 2, (10, 12))
+        x, context = draw(8, 90, 1).T[::2, ::2], draw(1, 2, 2).expand(45, 2)
+        turned = weights._replace(blocks=[[w.T.contiguous().T if w.ndim == 2 else w for w in block] for block in weights.blocks])
+        expected = values_and_gradients(function, x.contiguous(), context.contiguous(), weights)
+        for result, wanted in zip(values_and_gradients(function, x, context, turned), expected, strict=True):
+            torch.testing.assert_close(result, wanted, rtol=1e-13 * (backend == "reference"), atol=1e-13 * (backend == "reference"))
 
 
 @needs_cpp
@@ -413,18 +448,18 @@ class TestThreads:
             assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-@needs_cpp
+@everywhere
 class TestTorch:
     @pytest.mark.parametrize("inverse", [False, True])
     @pytest.mark.parametrize("context", [0, 2])
-    def test_opcheck(self, inverse, context):
+    def test_opcheck(self, compiled_backend, inverse, context):
         weights = flow_weights(3, context, (6, 4), blocks=2)
         x, c = draw(5, 3, 1).requires_grad_(), draw(5, context, 2).requires_grad_()
         flow = in_one(weights), [6, 4], weights.orders, "tanh", weights.bound
-        torch.library.opcheck(torch.ops.hepgen.maf.default, (inverse, x, c, *flow, True))
+        torch.library.opcheck(torch.ops.hepgen.maf.default, (inverse, x, c, *flow, True, compiled_backend))
 
     @both_directions
-    def test_compile(self, direction):
+    def test_compile(self, compiled_backend, direction):
         weights = flow_weights(3, 2, (6, 4), blocks=2)
         function = DIRECTIONS[direction][0]
 
@@ -437,16 +472,34 @@ class TestTorch:
             x, context = draw(rows, 3, 1), draw(rows, 2, 2)
             expected = values_and_gradients(scaled, x, context, weights)
             for result, wanted in zip(values_and_gradients(compiled, x, context, weights), expected, strict=True):
-                torch.testing.assert_close(result, wanted, rtol=1e-14, atol=1e-14)
+                torch.testing.assert_close(result, wanted, rtol=1e-13, atol=1e-13)
 
     @both_directions
-    def test_compile_a_network(self, direction):
-        flow = MAF(3, 2, 2, (6, 4)).double()
+    def test_compile_a_network(self, compiled_backend, direction):
+        with torch.device("cpu"):
+            flow = MAF(3, 2, 2, (6, 4)).double()
+        flow.to(torch.get_default_device())
         run = flow.forward if direction == "forward" else flow.inverse
         x, context = draw(5, 3, 1), draw(5, 2, 2)
         compiled = torch.compile(run, backend="aot_eager", fullgraph=True)
         for result, wanted in zip(compiled(x, context), run(x, context), strict=True):
-            torch.testing.assert_close(result, wanted, rtol=1e-14, atol=1e-14)
+            torch.testing.assert_close(result, wanted, rtol=1e-13, atol=1e-13)
+
+
+SMALL_SHAPES = [  # features, context, hidden, rows, activation: as above, for what runs in emulation
+    (1, 0, (3,), 1, "tanh"),
+    (2, 3, (21, 18), 17, "relu"),
+    (5, 2, (5, 40, 9), 33, "elu"),
+    (12, 0, (12,), 20, "relu"),
+]
+
+
+@everywhere
+@both_directions
+@pytest.mark.parametrize(("features", "context", "hidden", "rows", "activation"), SMALL_SHAPES)
+def test_every_backend_agrees_with_the_reference(direction, features, context, hidden, rows, activation):
+    weights = flow_weights(features, context, hidden, blocks=2, activation=activation)
+    compare(draw(rows, features, 1), draw(rows, context, 2), weights, direction)
 
 
 class TestErrors:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -18,13 +19,32 @@ CORE = dispatch.core()
 needs_cpp = pytest.mark.skipif(CORE is None, reason="hepgen._core is not built")
 
 
+everywhere = pytest.mark.usefixtures("everywhere")
+
+
+@pytest.fixture(name="everywhere")
+def on_its_device(device: torch.device) -> Iterator[None]:
+    """Every backend, the tensors of the test where it takes them."""
+    with torch.device(device):
+        yield
+
+
+@pytest.fixture
+def compiled_backend(backend: str) -> str:
+    """All but plain torch, which has no op of its own."""
+    if backend == "reference":
+        pytest.skip("of the ops alone")
+    return backend
+
+
 def flow_weights(features: int, context: int, hidden: tuple[int, ...], activation: str = "relu", dtype=torch.float64) -> MafWeights:
     torch.manual_seed(3)
-    weights = MAF(features, context, 3, hidden, "random", activation).double().weights()
-    drawn = [
-        [(w.detach() + 0.2 * torch.randn(w.shape, dtype=w.dtype)).to(dtype).requires_grad_() for w in block] for block in weights.blocks
-    ]
-    return weights._replace(blocks=drawn)
+    with torch.device("cpu"):
+        weights = MAF(features, context, 3, hidden, "random", activation).double().weights()
+        drawn = [[w.detach() + 0.2 * torch.randn(w.shape, dtype=w.dtype) for w in block] for block in weights.blocks]
+    device = torch.get_default_device()
+    moved = [[w.to(device) for w in block] for block in drawn]
+    return cast(weights._replace(blocks=moved, orders=weights.orders.to(device)), dtype)
 
 
 def cast(weights: MafWeights, dtype: torch.dtype) -> MafWeights:
@@ -32,7 +52,8 @@ def cast(weights: MafWeights, dtype: torch.dtype) -> MafWeights:
 
 
 def draw(*shape: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+    numbers = torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64, device="cpu")
+    return numbers.to(dtype).to(torch.get_default_device())
 
 
 def flat(weights: MafWeights) -> list[Tensor]:
@@ -81,24 +102,26 @@ class TestAgainstReference:
             assert error(mine, wanted) <= 2 * error(theirs, wanted) + floor
 
 
-@pytest.mark.parametrize("name", ["reference", pytest.param("cpp", marks=needs_cpp)])
-def test_a_flow_that_changes_nothing_has_a_normal_likelihood(name):
+@everywhere
+def test_a_flow_that_changes_nothing_has_a_normal_likelihood():
     weights = flow_weights(3, 0, (4,))
     weights = weights._replace(blocks=[[torch.zeros_like(w) for w in block] for block in weights.blocks])
     x, w = draw(90, 3, seed=1).requires_grad_(), draw(90, seed=2)
-    with kernels.backend(name):
-        total = maf_nll(x, None, weights, w)
-        plain = maf_nll(x, None, weights)
-    densities = torch.distributions.Normal(0, 1).log_prob(x.detach().double()).sum(1)
+    total = maf_nll(x, None, weights, w)
+    plain = maf_nll(x, None, weights)
+    densities = (-0.5 * x.detach().square() - 0.5 * math.log(2 * math.pi)).sum(1)
     torch.testing.assert_close(total.detach(), -(w * densities).sum(), rtol=1e-13, atol=1e-12)
     torch.testing.assert_close(plain.detach(), -densities.sum(), rtol=1e-13, atol=1e-12)
     torch.testing.assert_close(torch.autograd.grad(total, x)[0], w[:, None] * x.detach(), rtol=1e-13, atol=1e-13)
 
 
-@needs_cpp
+@everywhere
 class TestGradients:
     @pytest.mark.parametrize("activation", ["tanh", "elu", "relu"])
-    def test_gradcheck(self, activation):
+    def test_gradcheck(self, backend, activation):
+        emulated = backend in {"cuda", "triton"} and not torch.cuda.is_available()
+        if emulated and (activation != "tanh" or backend == "triton"):
+            pytest.skip("slow without a GPU, and compared with the reference elsewhere")
         weights = flow_weights(3, 2, (8, 5), activation)
         shapes = [len(block) for block in weights.blocks]
 
@@ -107,10 +130,11 @@ class TestGradients:
             return maf_nll(x, context, weights._replace(blocks=[[next(rest) for _ in range(k)] for k in shapes]), event_weights)
 
         inputs = draw(4, 3, seed=1), draw(4, 2, seed=2), draw(4, seed=3)
-        assert torch.autograd.gradcheck(function, (*(t.requires_grad_() for t in inputs), *flat(weights)))
+        leaves = (*(t.requires_grad_() for t in inputs), *flat(weights))
+        assert torch.autograd.gradcheck(function, leaves, fast_mode=backend != "cpp")
 
     @pytest.mark.parametrize("asking", ["events", "context", "event_weights", "weights"])
-    def test_only_what_asks_gets_a_gradient(self, asking):
+    def test_only_what_asks_gets_a_gradient(self, backend, asking):
         weights = cast(flow_weights(3, 2, (6,)), torch.float64)
         inputs = {"events": draw(10, 3, seed=1), "context": draw(10, 2, seed=2), "event_weights": draw(10, seed=3)}
         for name, tensor in inputs.items():
@@ -119,17 +143,28 @@ class TestGradients:
             tensor.requires_grad_(asking == "weights")
         wanted = flat(weights) if asking == "weights" else [inputs[asking]]
         results = []
-        for name in ("cpp", "reference"):
+        for name in (backend, "reference"):
             with kernels.backend(name):
                 results.append(torch.autograd.grad(maf_nll(inputs["events"], inputs["context"], weights, inputs["event_weights"]), wanted))
         for mine, plain in zip(*results, strict=True):
             torch.testing.assert_close(mine, plain, rtol=1e-11, atol=1e-11)
 
-    def test_second_derivative_is_refused(self):
+    def test_second_derivative_is_refused(self, compiled_backend):
         x = draw(3, 2, seed=1).requires_grad_()
         (first,) = torch.autograd.grad(maf_nll(x, None, flow_weights(2, 0, (4,), "tanh")), x, create_graph=True)
         with pytest.raises(BackendError, match="first derivatives only"):
             first.sum().backward()
+
+
+@everywhere
+@pytest.mark.parametrize(
+    ("features", "context", "hidden", "activation"), [(3, 2, (21, 18), "relu"), (1, 0, (3,), "tanh"), (7, 1, (9,), "elu")]
+)
+def test_every_backend_agrees_with_the_reference(backend, features, context, hidden, activation):
+    weights = flow_weights(features, context, hidden, activation)
+    inputs = draw(19, features, seed=1), draw(19, context, seed=2), weights, draw(19, seed=3)
+    for result, exact in zip(value_and_gradients(*inputs, backend), value_and_gradients(*inputs, "reference"), strict=True):
+        torch.testing.assert_close(result, exact, rtol=1e-11, atol=1e-11 * max(1.0, error(exact, torch.zeros_like(exact))))
 
 
 @needs_cpp
@@ -155,30 +190,36 @@ class TestRows:
         assert result[1][~kept].isnan().any(1).all()
         assert result[3][~kept].isnan().all()
 
-    def test_no_rows(self):
+
+@everywhere
+class TestRowsEverywhere:
+    def test_no_rows(self, backend):
         weights = flow_weights(3, 2, (5,))
-        total, *gradients = value_and_gradients(draw(0, 3, seed=1), draw(0, 2, seed=2), weights, draw(0, seed=3))
+        total, *gradients = value_and_gradients(draw(0, 3, seed=1), draw(0, 2, seed=2), weights, draw(0, seed=3), backend)
         assert total == 0
         assert not any(g.any() for g in gradients)
 
-    def test_strides(self):
+    def test_strides(self, backend):
         weights = flow_weights(4, 2, (10, 12))
         x, context, w = draw(8, 90, seed=1).T[::2, ::2], draw(1, 2, seed=2).expand(45, 2), draw(90, seed=3)[::2]
-        expected = value_and_gradients(x.contiguous(), context.contiguous(), weights, w.contiguous())
-        for result, wanted in zip(value_and_gradients(x, context, weights, w), expected, strict=True):
+        expected = value_and_gradients(x.contiguous(), context.contiguous(), weights, w.contiguous(), backend)
+        for result, wanted in zip(value_and_gradients(x, context, weights, w, backend), expected, strict=True):
             assert torch.equal(result, wanted)
 
 
-@needs_cpp
+@everywhere
 class TestTorch:
-    def test_opcheck(self):
+    def test_opcheck(self, compiled_backend):
         weights = flow_weights(3, 2, (6, 4))
         parameters = torch.cat([w.detach().reshape(-1) for w in flat(weights)]).requires_grad_()
         inputs = [t.requires_grad_() for t in (draw(5, 3, seed=1), draw(5, 2, seed=2), draw(5, seed=3))]
-        torch.library.opcheck(torch.ops.hepgen.maf_nll.default, (*inputs, parameters, [6, 4], weights.orders, "tanh", weights.bound, 7))
+        flow = parameters, [6, 4], weights.orders, "tanh", weights.bound
+        torch.library.opcheck(torch.ops.hepgen.maf_nll.default, (*inputs, *flow, 7, compiled_backend))
 
-    def test_compile(self):
-        flow = MAF(3, 2, 2, (6, 4)).double()
+    def test_compile(self, compiled_backend):
+        with torch.device("cpu"):
+            flow = MAF(3, 2, 2, (6, 4)).double()
+        flow.to(torch.get_default_device())
         compiled = torch.compile(flow.negative_log_likelihood, backend="aot_eager", fullgraph=True)
         for rows in (5, 70):
             x, context, w = draw(rows, 3, seed=1), draw(rows, 2, seed=2), draw(rows, seed=3).abs()
@@ -210,7 +251,7 @@ def test_event_weights_that_do_not_fit():
         maf_nll(x, None, weights, torch.ones(4))
 
 
-@needs_cpp
+@everywhere
 def test_without_gradients_it_is_the_value_alone():
     weights, x = flow_weights(3, 0, (6,)), draw(40, 3, seed=1)
     with torch.no_grad():

@@ -15,7 +15,7 @@ from hepgen.kernels import dispatch
 from hepgen.kernels.ecd import value_of
 from hepgen.optim import ECD, eta_for
 
-BACKENDS = dispatch.available("ecd_step")
+BACKENDS = dispatch.available("ecd_step", "cpu")  # those of a GPU: see tests/kernels/test_ecd_gpu.py
 
 
 def parameter(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Parameter:

@@ -11,21 +11,30 @@
 #include <cstring>
 
 #include "hepgen/as241.hpp"
+#include "hepgen/host_device.hpp"
 
 namespace hepgen {
 
 using Philox4x32 = std::array<std::uint32_t, 4>;
 
-inline Philox4x32 philox4x32(Philox4x32 counter, std::uint32_t key0, std::uint32_t key1) {
+// The words in the place of their counter.
+HEPGEN_HD inline void philox_rounds(std::uint32_t (&words)[4], std::uint32_t key0, std::uint32_t key1) {
     for (int round = 0; round < 10; ++round) {
-        const std::uint64_t p0 = std::uint64_t{0xD2511F53} * counter[0];
-        const std::uint64_t p1 = std::uint64_t{0xCD9E8D57} * counter[2];
-        counter = {static_cast<std::uint32_t>(p1 >> 32) ^ counter[1] ^ key0, static_cast<std::uint32_t>(p1),
-                   static_cast<std::uint32_t>(p0 >> 32) ^ counter[3] ^ key1, static_cast<std::uint32_t>(p0)};
+        const std::uint64_t p0 = std::uint64_t{0xD2511F53} * words[0];
+        const std::uint64_t p1 = std::uint64_t{0xCD9E8D57} * words[2];
+        words[0] = static_cast<std::uint32_t>(p1 >> 32) ^ words[1] ^ key0;
+        words[1] = static_cast<std::uint32_t>(p1);
+        words[2] = static_cast<std::uint32_t>(p0 >> 32) ^ words[3] ^ key1;
+        words[3] = static_cast<std::uint32_t>(p0);
         key0 += 0x9E3779B9;
         key1 += 0xBB67AE85;
     }
-    return counter;
+}
+
+inline Philox4x32 philox4x32(Philox4x32 counter, std::uint32_t key0, std::uint32_t key1) {
+    std::uint32_t words[] = {counter[0], counter[1], counter[2], counter[3]};
+    philox_rounds(words, key0, key1);
+    return {words[0], words[1], words[2], words[3]};
 }
 
 // The finaliser of splitmix64 (Steele, Lea, Flood, OOPSLA 2014).

@@ -1,0 +1,77 @@
+"""Compile every kernel of a Triton module for a card that need not be there, and say what the assembler made of it.
+
+python tests/kernels/triton_compile.py mmd [density ...]
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+CAPABILITY = 90
+SHARED_LIMIT = 227 << 10
+
+
+class Compiled(NamedTuple):
+    kernel: str
+    constants: str
+    registers: int
+    spilled: int  # bytes stored
+    shared: int
+    seconds: float
+    spills_allowed: bool
+
+
+def compile_case(kernel: Any, types: dict[str, str], constants: dict[str, Any], options: dict[str, Any]) -> Compiled:
+    import triton
+    from triton.backends.compiler import GPUTarget
+
+    while not isinstance(kernel, triton.runtime.jit.JITFunction):
+        kernel = kernel.fn
+    options = dict(options)
+    spills_allowed = options.pop("spills", False)
+    begin = time.perf_counter()
+    signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
+    aligned = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(signature.values()) if kind.startswith("*")}  # as torch's memory is
+    source = triton.compiler.ASTSource(kernel, signature, constants, aligned)
+    binary = triton.compile(source, target=GPUTarget("cuda", CAPABILITY, 32), options=options)
+    registers, spilled = assemble(binary.asm["ptx"])
+    shown = ", ".join(f"{name}={value}" for name, value in constants.items())
+    return Compiled(kernel.__name__, shown, registers, spilled, binary.metadata.shared, time.perf_counter() - begin, spills_allowed)
+
+
+def assemble(ptx: str) -> tuple[int, int]:
+    """Registers of a thread and bytes spilled, as Triton's own assembler reports them."""
+    import triton
+
+    assembler = Path(triton.__file__).parent / "backends/nvidia/bin/ptxas"
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "kernel.ptx"
+        source.write_text(ptx)
+        command = [assembler, "-v", f"-arch=sm_{CAPABILITY}a", source, "-o", Path(folder) / "kernel.cubin"]
+        report = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    return int(re.findall(r"Used (\d+) registers", report)[-1]), int(re.findall(r"(\d+) bytes spill stores", report)[-1])
+
+
+def main(modules: list[str]) -> int:
+    os.environ.pop("TRITON_INTERPRET", None)
+    failed = 0
+    for module in modules:
+        for case in importlib.import_module(f"hepgen.kernels.triton.{module}").compile_cases():
+            c = compile_case(*case)
+            bad = c.shared > SHARED_LIMIT or (c.spilled > 0 and not c.spills_allowed)
+            failed += bad
+            figures = f"{c.registers} registers, {c.spilled} bytes spilled, {c.shared} bytes shared, {c.seconds:.1f} s"
+            print(f"{'FAILED ' if bad else ''}{module}.{c.kernel}({c.constants}): {figures}", flush=True)
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]) > 0)
