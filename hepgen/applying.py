@@ -65,6 +65,7 @@ def apply_file(
     workers: int | None = None,
     overwrite: bool = False,
     progress: bool | None = None,
+    entries: tuple[int, int] | None = None,
 ) -> Applied:
     """Apply a model to every event of a file, into a new file with the same branches, types and order of events.
 
@@ -95,6 +96,8 @@ def apply_file(
         Replace `out`.
     progress
         Show a progress bar (default: on a terminal).
+    entries
+        First and one past the last entry of `source` to take; all by default.
 
     Returns
     -------
@@ -125,7 +128,9 @@ def apply_file(
         progress_bar(f"apply to {Path(source).name}", info.entries, progress) as report,
         ThreadPoolExecutor(workers) as pool,
     ):
-        read = _timed("reading", chunks(source, tree=tree, schema=view, chunk_size=chunk_size))
+        first, last = entries or (0, None)
+        part = chunks(source, tree=tree, schema=view, chunk_size=chunk_size, entry_start=first, entry_stop=last)
+        read = _timed("reading", part)
         for written, answered in _in_order(pool, rewrite, read, workers + 1):
             writer.extend(written)
             counts += (len(written), answered)

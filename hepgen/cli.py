@@ -95,8 +95,8 @@ def fit(
 @app.command()
 def apply(
     model: Annotated[Path, typer.Argument(help="A saved model.")],
-    source: Annotated[Path, typer.Argument(metavar="IN", help="ROOT or Parquet file to read.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="File to write.")],
+    source: Annotated[str, typer.Argument(metavar="IN", help="ROOT or Parquet file to read; with workers of dask a pattern too.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="File to write; with workers of dask a folder, of a file for each part.")],
     tree: Annotated[str | None, typer.Option(help="Name of the tree; found by itself by default.")] = None,
     schema: Annotated[str | None, typer.Option(help="Name of the schema; detected by default.")] = None,
     seed: Seed = None,
@@ -105,6 +105,11 @@ def apply(
     workers: Annotated[int | None, typer.Option(help="Threads that transform a chunk each; one for each core by default.")] = None,
     invalid: Annotated[str, typer.Option(help="What an event with NaN or inf gets: raise, identity or nan.")] = "raise",
     profile: Annotated[bool, typer.Option("--profile", help="Print where the time went.")] = False,
+    executor: Annotated[
+        str, typer.Option(help="threads of this process, or workers of dask, which go on where they were stopped.")
+    ] = "threads",
+    scheduler: Annotated[str | None, typer.Option(help="Address of dask's scheduler; workers on this machine by default.")] = None,
+    part_size: Annotated[int, typer.Option(help="Entries of a part, with workers of dask.")] = 1_000_000,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
@@ -112,10 +117,22 @@ def apply(
     import time
 
     from hepgen.applying import apply_file
+    from hepgen.errors import UsageError
     from hepgen.estimators import load
 
     began = time.perf_counter()
     fitted = load(model)
+    if executor not in {"threads", "dask"} or (scheduler is not None and executor != "dask"):
+        raise UsageError(f"executor {executor!r} is not known, or has no scheduler: choose threads, or dask with one")
+    if executor == "dask":
+        from hepgen.applying_parts import apply_parts
+
+        parts = apply_parts(
+            fitted, source, out, scheduler=scheduler, part_size=part_size, overwrite=overwrite, progress=False if quiet else None,
+            tree=tree, schema=schema, seed=seed, invalid=_invalid(invalid), file_format=file_format, chunk_size=chunk_size,
+        )  # fmt: skip
+        print(f"{out}: {parts.events} events in {parts.parts} parts, {parts.skipped} of them there before")
+        return
     done = apply_file(
         fitted, source, out, tree=tree, schema=schema, seed=seed, invalid=_invalid(invalid), file_format=file_format,
         chunk_size=chunk_size, workers=workers, overwrite=overwrite, progress=False if quiet else None,

@@ -173,12 +173,14 @@ def chunks(
     schema: str | Schema | None = None,
     columns: Iterable[str] | None = None,
     chunk_size: int = 100_000,
+    entry_start: int = 0,
+    entry_stop: int | None = None,
 ) -> Iterator[Chunk]:
     """Go through files in chunks of at most `chunk_size` events, in bounded memory.
 
     A tree of 0 entries gives one chunk of length 0, so that its branches are known. Branches that cannot be read are left
     out, listed in `Chunk.skipped`, and told once per file to the log. Parameters and errors as in `read`; the events come
-    branch by branch (`Chunk.raw`), all branches by default.
+    branch by branch (`Chunk.raw`), all branches by default. `entry_start` and `entry_stop` count the entries of all files together.
 
     Raises
     ------
@@ -191,7 +193,7 @@ def chunks(
         raise UsageError(f"chunk_size must be at least 1, not {chunk_size}")
     files = expand(paths)
     reader = _Reader(None if schema is None else schema_named(schema), tree, None if columns is None else list(columns))
-    return (chunk for file in files for chunk in reader.read_file(file, chunk_size))
+    return (chunk for file in files for chunk in reader.read_file(file, chunk_size, entry_start, entry_stop))
 
 
 class _Reader:

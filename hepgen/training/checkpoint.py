@@ -2,45 +2,37 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import io
 import pickle
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from hepgen.errors import OutputError, UsageError
-from hepgen.whole_files import write_whole
+from hepgen.whole_files import locked, write_whole
 
 VERSION = 1
 
 
 @contextmanager
 def held_alone(path: Path) -> Iterator[None]:
-    """Within the block no other fit writes the checkpoint `path`; the system lets go of it however this process ends.
+    """Within the block no other fit writes the checkpoint `path`; see `hepgen.whole_files.locked`.
 
     Raises
     ------
     UsageError
         Another fit holds it.
     """
-    lock = path.with_name(f".{path.name}.lock")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = lock.open("w")
-    except OSError as error:
-        raise _cannot_write(path, error) from error
-    with file:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            alone = stack.enter_context(locked(path))
         except OSError as error:
-            if error.errno in {errno.EWOULDBLOCK, errno.EACCES}:
-                raise UsageError(f"another fit is writing the checkpoint {path}: wait for it, or name another folder") from error
-            # a file system without locks: nothing can be known
+            raise _cannot_write(path, error) from error
+        if not alone:
+            raise UsageError(f"another fit is writing the checkpoint {path}: wait for it, or name another folder")
         yield
 
 
