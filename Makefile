@@ -6,8 +6,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-SOURCES := pyproject.toml CMakeLists.txt README.md constraints.txt $(shell find csrc hepgen plugins -type f ! -name '*.pyc' ! -name '_core*.so')
+SOURCES := pyproject.toml CMakeLists.txt README.md constraints.txt $(shell find csrc hepgen plugins -type f ! -name '*.pyc' ! -name '_*.so')
 STRICT := $(if $(CI),--config-settings=cmake.define.HEPGEN_WERROR=ON)
+# for the cards of this machine, or for one kind where there are none; a wheel has them all. With the emulation that tests use
+KERNELS := --config-settings=cmake.define.HEPGEN_CUDA_ARCHITECTURES=$(if $(shell command -v nvidia-smi),native,90) \
+  --config-settings=cmake.define.HEPGEN_EMULATED=ON
 
 .PHONY: demo test lint sanitize robustness bench clean
 
@@ -22,7 +25,8 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $(shell find csrc tests/csrc -name '*.cpp' -o -name '*.hpp')
+	$(BIN)/clang-format --dry-run --Werror $(shell find csrc tests/csrc -name '*.cpp' -o -name '*.hpp' -o -name '*.cu')
+	command -v nvcc > /dev/null || exit 0; $(BIN)/python csrc/cuda/resources.py
 
 # the kernels without Python, under the address, undefined-behaviour and thread sanitizers; one instruction set, for time
 SANITIZE_ISA := $(shell grep -qw avx2 /proc/cpuinfo 2>/dev/null && echo avx2 || echo baseline)
@@ -44,7 +48,7 @@ bench: $(INSTALLED)
 $(INSTALLED): $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt cmake ninja pybind11 scikit-build-core
-	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation $(STRICT) ".[dev]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation $(STRICT) $(KERNELS) ".[dev]"
 	touch $@
 
 clean:

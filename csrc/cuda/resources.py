@@ -6,11 +6,13 @@ python csrc/cuda/resources.py [mmd kde ecd maf] [--arch 90]
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 SOURCES = Path(__file__).parent
@@ -58,8 +60,10 @@ def main() -> None:
     sources = [path for path in sorted(SOURCES.glob("*.cu")) if not options.ops or path.name.startswith(tuple(options.ops))]
     spilled = []
     print(f"{'file':16} {'registers':>9} {'shared':>7} {'spills':>6}  kernel")
-    for source in sources:
-        rows = kernels(compiled(source, options.arch))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        reports = list(pool.map(lambda source: compiled(source, options.arch), sources))
+    for source, report in zip(sources, reports, strict=True):
+        rows = kernels(report)
         for name, (_, registers, shared, spills) in zip(readable([row[0] for row in rows]), rows, strict=True):
             print(f"{source.name:16} {registers:9} {shared:7} {spills:6}  {name}")
             if spills:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from hepgen.errors import BackendError, UsageError
 from hepgen.kernels import dispatch
+from hepgen.kernels.autocast import in_full_precision
 from hepgen.kernels.compiled import call, first_derivatives_only, flatten, implementation
 
 ACTIVATIONS = ("relu", "tanh", "elu")
@@ -41,6 +42,7 @@ class MafWeights(NamedTuple):
     bound: float
 
 
+@in_full_precision
 def maf_forward(x: Tensor, context: Tensor | None, weights: MafWeights) -> tuple[Tensor, Tensor]:
     """Take data to the base.
 
@@ -68,6 +70,7 @@ def maf_forward(x: Tensor, context: Tensor | None, weights: MafWeights) -> tuple
     return _run("maf_forward", x, context, weights)
 
 
+@in_full_precision
 def maf_inverse(z: Tensor, context: Tensor | None, weights: MafWeights) -> tuple[Tensor, Tensor]:
     """Take base to data: x (n, d) and log |det dx/dz| (n,). Parameters and errors as in :func:`maf_forward`."""
     return _run("maf_inverse", z, context, weights)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from hepgen.errors import BackendError, UsageError
+from hepgen.kernels.autocast import in_full_precision
 from hepgen.kernels.compiled import call, first_derivatives_only, implementation
 from hepgen.kernels.maf import (
     ACTIVATIONS,
@@ -31,6 +32,7 @@ from hepgen.kernels.maf import (
 )
 
 
+@in_full_precision
 def maf_nll(x: Tensor, context: Tensor | None, weights: MafWeights, event_weights: Tensor | None = None) -> Tensor:
     """Negative log-likelihood of events under the flow on a standard normal base: -sum_i w_i log p(x_i | context_i), a scalar.
 

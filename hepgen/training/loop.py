@@ -427,4 +427,6 @@ class _Fit:
         self.optimizers = self._new_optimizers(self.plan.stage(self.epoch))
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
+            for group in optimizer.param_groups:  # torch brings the state to the device, and leaves the numbers of a group where they were
+                group.update({key: value.to(self.device) for key, value in group.items() if isinstance(value, Tensor)})
         self.graph = self._new_graph()

@@ -41,6 +41,8 @@ def killed(command: list[object], after: float) -> bool:
 
 @pytest.mark.parametrize("kind", ["nll", "mdmm", "ratio-ecd"])
 def test_a_fit_that_is_killed_ends_with_the_same_weights(kind: str, tmp_path: Path, times: Callable, tried: Callable) -> None:
+    if kind != "mdmm" and times(0, 1) == 0:
+        pytest.skip("in the full run")
     expected, seconds = run([sys.executable, PROGRAM, tmp_path / "whole", kind])
     moments, kills, fits = random.Random(kind), 0, 0
     while kills < times(2, 25):

@@ -1,10 +1,10 @@
 // What the bindings of the CUDA ops share. Tensors come as addresses: torch made them, and their device is torch's.
 #pragma once
 
-#include <cstdint>
-
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+
+#include <cstdint>
 
 #include "hepgen/cuda/stream.hpp"
 

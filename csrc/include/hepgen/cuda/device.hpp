@@ -1,5 +1,5 @@
-// What every kernel of csrc/cuda is written against: declarations, launches, and the few instructions that have no name in
-// C++. With HEPGEN_EMULATED the same source is plain C++ and runs on the CPU, a block's threads as fibres: see
+// What every kernel of csrc/cuda is written against: declarations, launches, and the few instructions that have no name
+// in C++. With HEPGEN_EMULATED the same source is plain C++ and runs on the CPU, a block's threads as fibres: see
 // emulated.hpp. Every thread of a warp must come to a shuffle, vote or matrix product, every thread of a block to a
 // barrier.
 #pragma once

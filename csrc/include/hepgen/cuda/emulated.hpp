@@ -75,7 +75,8 @@ struct Barrier {
 };
 
 struct WarpBuffer {
-    std::array<std::array<std::array<std::uint64_t, 6>, 32>, 2> words{};  // two, so that one barrier an exchange is enough
+    std::array<std::array<std::array<std::uint64_t, 6>, 32>, 2>
+        words{};  // two, so that one barrier an exchange is enough
 };
 
 // The block that runs.
