@@ -135,9 +135,11 @@ def open_source(path: str, tree: str | None = None) -> Source:
     """
     kind = _kind(expand(path)[0])
     with reading(path):
-        if kind == "parquet":
-            return ParquetSource(path, tree)
-        return _open_root(path, tree)
+        source = ParquetSource(path, tree) if kind == "parquet" else _open_root(path, tree)
+    if not source.branches and not source.skipped:
+        source.close()
+        raise InputError(f"{path}: the tree {source.tree!r} has no branches: the file is damaged, or was never filled")
+    return source
 
 
 @contextmanager

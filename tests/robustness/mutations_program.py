@@ -22,7 +22,7 @@ def answer(kind: str, name: str) -> str:
     if kind == "model":
         model = hepgen.load(name)
         return hashlib.sha256(np.ascontiguousarray(model.log_ratio(ak.Array({"x": [0.5, 1.5]}))).tobytes()).hexdigest()
-    events = read(name)
+    events = read(name, columns=["Jet_pt", "run", "x"])  # by name, as every model does: a damaged name is a column that is not there
     content = json.dumps(ak.to_list(events)) + str(events.type)
     return hashlib.sha256(content.encode()).hexdigest()
 
