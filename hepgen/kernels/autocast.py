@@ -26,7 +26,7 @@ def in_full_precision(function: Callable[P, R]) -> Callable[P, R]:
         if not (torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")):
             return function(*args, **kwargs)
         with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
-            return function(*_raised(args), **{name: _raised(value) for name, value in kwargs.items()})  # type: ignore[arg-type]
+            return function(*_raised(args), **{name: _raised(value) for name, value in kwargs.items()})
 
     return run
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
+from torch.utils._device import DeviceContext
 
 from hepgen.errors import BackendError, UsageError
 from hepgen.kernels import dispatch
 
 
+@functools.cache
 def implementation(backend: str, op: str) -> Any:
     """Return the module with an op's functions on a GPU: ``hepgen.kernels.cuda.OP`` or ``hepgen.kernels.triton.OP``."""
     return importlib.import_module(f"hepgen.kernels.{backend}.{op}")
@@ -46,6 +50,40 @@ def first_derivatives_only(_: Any, *__: Tensor | None) -> None:
 def must_dispatch(gradient: Tensor) -> bool:
     """Whether a backward pass must go through torch's dispatcher, which costs some 80 us: where it is traced, or may be differentiated."""
     return torch.is_grad_enabled() or type(gradient) is not Tensor
+
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def untraced() -> bool:
+    """Whether torch runs what is called, and nothing records, transforms or replaces it."""
+    return not (
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack()
+        or _functions_are_replaced()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch._C._is_tracing()
+        or forward_ad._current_level >= 0
+    )
+
+
+def _functions_are_replaced() -> bool:
+    """Whether a TorchFunctionMode is on that does more than torch.set_default_device."""
+    modes = range(torch._C._len_torch_function_stack())
+    return any(type(torch._C._get_function_stack_at(i)) is not DeviceContext for i in modes)
+
+
+def run_op(op: Callable[..., Any], function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a custom op, or what it runs where nothing would notice: torch's dispatcher costs some 60 us of a call."""
+    return function(*arguments) if untraced() and not _noticed(arguments) else op(*arguments)
+
+
+def _noticed(arguments: Sequence[Any]) -> bool:
+    differentiated = torch.is_grad_enabled()
+    for argument in arguments:
+        if isinstance(argument, Tensor) and (type(argument) not in _PLAIN or (differentiated and argument.requires_grad)):
+            return True
+    return False
 
 
 # what a backward pass makes of a gradient that was computed with the value

@@ -20,7 +20,9 @@ from torch.utils.checkpoint import checkpoint
 
 from hepgen.errors import InputError, UsageError
 from hepgen.kernels import dispatch
-from hepgen.kernels.compiled import array, first_derivatives_only, implementation, must_dispatch
+from hepgen.kernels.autocast import in_full_precision
+from hepgen.kernels.compiled import array, first_derivatives_only, implementation, must_dispatch, run_op, untraced
+from hepgen.kernels.constants import constant, filled
 from hepgen.kernels.density_parts import (
     LARGEST_GRID,
     NOT_UNIFORM,
@@ -33,7 +35,6 @@ from hepgen.kernels.density_parts import (
     prepare_grid,
     uniform_steps,
 )
-from hepgen.kernels.mmd import _constant
 
 _EXACT_NUMBERS = 1 << 19  # the exact method holds so many kernel values at once: they stay in cache
 # exp(-this) stands for all that is smaller: nothing beside a sum, and far from denormal numbers, which are very slow
@@ -45,6 +46,7 @@ _DIRECT_NS = {"avx512": 0.042, "avx2": 0.073, "baseline": 0.14}
 _FOURIER_NS, _FOURIER_CALL_NS = 1.0, 80_000
 
 
+@in_full_precision
 def kde(samples: Tensor, grid: Tensor, bandwidth: Bandwidth, *, weights: Tensor | None = None, method: str = "exact") -> Tensor:
     """Estimate the density of every feature's marginal on a grid.
 
@@ -92,7 +94,7 @@ def kde(samples: Tensor, grid: Tensor, bandwidth: Bandwidth, *, weights: Tensor 
     if backend == "reference":
         return kde_reference(samples, grid.detach(), b, w, method=method)
     points, reach = prepare_grid(samples, grid, bandwidth, method == "binned", backend)
-    density: Tensor = torch.ops.hepgen.kde(samples, points, b, w, method == "binned", reach, backend)
+    density: Tensor = run_op(torch.ops.hepgen.kde, _density, samples, points, b, w, method == "binned", reach, backend)
     return density.T
 
 
@@ -122,11 +124,13 @@ def check_density(samples: Tensor, grid: Tensor, bandwidth: Bandwidth, weights: 
         raise UsageError(f"kde: weights must have shape ({samples.shape[0]},), got {tuple(weights.shape)}")
     if isinstance(bandwidth, Tensor) and bandwidth.requires_grad:
         raise UsageError("kde: the bandwidth is a constant: no gradient flows to it, detach it")
+    w = None if weights is None else weights.to(device=samples.device, dtype=samples.dtype)
+    if isinstance(bandwidth, float | int) and untraced():
+        return filled(float(bandwidth), (features,), samples.device), w
     b = torch.as_tensor(bandwidth, dtype=torch.float64)
     if b.ndim > 1 or (b.ndim == 1 and b.shape[0] != features):
         raise UsageError(f"kde: bandwidth must be a number or hold one value per feature ({features}), got shape {tuple(b.shape)}")
-    w = None if weights is None else weights.to(device=samples.device, dtype=samples.dtype)
-    return (b if b.device == samples.device else _constant(b, samples.device)).expand(features), w
+    return (b if b.device == samples.device else constant(b, samples.device)).expand(features).contiguous(), w
 
 
 # --- reference: plain torch
@@ -301,8 +305,7 @@ def _core() -> Any:
     return dispatch.core()
 
 
-@torch.library.custom_op("hepgen::kde", mutates_args=())
-def _kde(samples: Tensor, grid: Tensor, bandwidth: Tensor, weights: Tensor | None, binned: bool, reach: int, backend: str) -> Tensor:
+def _density(samples: Tensor, grid: Tensor, bandwidth: Tensor, weights: Tensor | None, binned: bool, reach: int, backend: str) -> Tensor:
     if backend != "cpp":
         density: Tensor = implementation(backend, "density").density(samples, grid, bandwidth, weights, binned, reach)
         return density
@@ -310,6 +313,9 @@ def _kde(samples: Tensor, grid: Tensor, bandwidth: Tensor, weights: Tensor | Non
     if binned and (steps := _fourier_reach(x, g, b)):
         return torch.from_numpy(_by_fourier(arrays, steps))
     return torch.from_numpy(call_core(_core().kde, binned, *arrays))
+
+
+_kde = torch.library.custom_op("hepgen::kde", _density, mutates_args=())
 
 
 @_kde.register_fake

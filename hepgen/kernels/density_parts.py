@@ -27,8 +27,22 @@ _UNKNOWN = 8  # of a bandwidth that the host does not know: margins of so many g
 
 def check_bandwidth(b: Tensor) -> None:
     """Refuse what is not positive and finite."""
-    if not bool((b > 0).all()) or not bool((torch.isfinite(b) & torch.isfinite(1 / b)).all()):
-        raise UsageError(f"kde: bandwidth must be positive and finite, got {b.tolist()}")
+    _check_numbers(b.reshape(-1).tolist())
+
+
+def _check_numbers(b: Sequence[float]) -> None:
+    if not all(x > 0 and math.isfinite(x) and math.isfinite(1 / x) for x in b):
+        raise UsageError(f"kde: bandwidth must be positive and finite, got {b[0] if len(b) == 1 else list(b)}")
+
+
+def _host_numbers(bandwidth: Bandwidth) -> Sequence[float] | None:
+    """One number, or one for each feature; None where they are on a device."""
+    if isinstance(bandwidth, float | int):
+        return (float(bandwidth),)
+    if isinstance(bandwidth, Tensor) and bandwidth.device.type != "cpu":
+        return None
+    numbers: list[float] = torch.as_tensor(bandwidth, dtype=torch.float64).reshape(-1).tolist()
+    return numbers
 
 
 def check_grid(grid: Tensor) -> None:
@@ -51,7 +65,7 @@ def uniform_steps(grid: Tensor) -> Tensor | None:
 
 class _HostGrid(NamedTuple):
     version: int
-    steps: Tensor | None  # (F,) or (1,), where it is uniform
+    steps: Sequence[float] | None  # F or 1, where it is uniform
     points: Tensor  # on the device
 
 
@@ -64,7 +78,9 @@ def _host_grid(grid: Tensor, device: torch.device) -> _HostGrid:
     if known is None or known.version != version or version < 0 or known.points.device != device:
         points = grid.detach().double()
         check_grid(points)
-        known = _HostGrid(version, uniform_steps(points if points.ndim == 2 else points[:, None]), points.to(device, copy=True))
+        steps = uniform_steps(points if points.ndim == 2 else points[:, None])
+        with torch.inference_mode(False):
+            known = _HostGrid(version, None if steps is None else steps.tolist(), points.to(device, copy=True))
         _host_grids[grid] = known
     return known
 
@@ -80,11 +96,11 @@ def prepare_grid(samples: Tensor, grid: Tensor, bandwidth: Bandwidth, binned: bo
         return grid.detach().to(samples.device, torch.float64), -1
     if binned and grid.shape[0] < 2:
         raise UsageError(TOO_FEW_POINTS)
-    b = None if isinstance(bandwidth, Tensor) and bandwidth.device.type != "cpu" else torch.as_tensor(bandwidth, dtype=torch.float64)
+    b = _host_numbers(bandwidth)
     if b is not None:
-        check_bandwidth(b)
+        _check_numbers(b)
     if grid.device.type != "cpu":
-        return grid.detach(), -1
+        return grid.detach().double(), -1
     host = _host_grid(grid, samples.device)
     if not binned:
         return host.points, -1
@@ -92,7 +108,8 @@ def prepare_grid(samples: Tensor, grid: Tensor, bandwidth: Bandwidth, binned: bo
         raise UsageError(NOT_UNIFORM)
     if b is None:
         return host.points, -1
-    reach = math.ceil(REACH[samples.dtype] * float((b / host.steps).max()))
+    pairs = zip(b, host.steps, strict=True) if len(b) == len(host.steps) else ((max(b), min(host.steps)),)
+    reach = math.ceil(REACH[samples.dtype] * max(width / step for width, step in pairs))
     if grid.shape[0] + 2 * reach + 1 > LARGEST_GRID:
         raise UsageError(TOO_WIDE.format(reach))
     return host.points, reach

@@ -57,6 +57,7 @@ _chosen: ContextVar[str | None] = ContextVar("hepgen_backend", default=None)
 _threads: ContextVar[int | None] = ContextVar("hepgen_threads", default=None)
 _modules: dict[str, tuple[ModuleType | None, str]] = {}
 _forked = False
+_gpu_seen = False
 
 
 def _after_fork() -> None:
@@ -112,8 +113,12 @@ def triton_interprets() -> bool:
 
 
 def _has_gpu() -> bool:
-    torch: Any = sys.modules.get("torch")
-    return torch is not None and bool(torch.cuda.is_available())
+    """Whether torch has a GPU: asked until it has."""
+    global _gpu_seen  # noqa: PLW0603 - a fact about the process
+    if not _gpu_seen:
+        torch: Any = sys.modules.get("torch")
+        _gpu_seen = torch is not None and bool(torch.cuda.is_available())
+    return _gpu_seen
 
 
 @functools.cache
@@ -183,11 +188,19 @@ def available(op: str, device: str | None = None) -> list[str]:
 
     With a type of device those that take its tensors, without what stands in for a GPU on the CPU: that is slow, and for tests.
     """
+    return list(_usable(op, device))
+
+
+def _usable(op: str, device: str | None) -> Iterator[str]:
     names = [name for name in OPS[op] if device is None or device in _NATIVE[name]]
     if device == "cuda" and _has_gpu():
         best = preferences.fastest(_card()).get(op)
         names.sort(key=lambda name: name != best)
-    return [name for name in names if _availability(op, name)[0] and (device is None or device in _devices(name))]
+    return (name for name in names if _runs(op, name) and (device is None or device in _devices(name)))
+
+
+def _runs(op: str, name: str) -> bool:
+    return name in OPS[op] and _availability(op, name)[0]
 
 
 def _check_name(name: str) -> None:
@@ -215,7 +228,7 @@ def backend(name: str) -> Iterator[None]:
         If no op has that backend here, or, when it is called, if an op does not.
     """
     _check_name(name)
-    if not any(name in available(op) for op in OPS):
+    if not any(_runs(op, name) for op in OPS):
         exist = sorted({b for op in OPS for b in available(op)})
         reasons = {_availability(op, name)[1] for op in OPS if name in OPS[op]}
         why = f" ({'; '.join(sorted(reasons))})" if reasons else ""
@@ -239,12 +252,12 @@ def choose(op: str, *, device: str = "cpu") -> str:
     """
     wanted = _chosen.get() or os.environ.get("HEPGEN_BACKEND") or None
     if wanted is None:
-        return next(iter(available(op, device)))
+        return next(_usable(op, device))
     _check_name(wanted)
+    if _runs(op, wanted) and device in _devices(wanted):
+        return wanted
     usable = [name for name in available(op) if device in _devices(name)]
-    if wanted not in usable:
-        raise BackendError(f"{op} has no backend {wanted!r} for {device} tensors here: choose one of {', '.join(usable)}")
-    return wanted
+    raise BackendError(f"{op} has no backend {wanted!r} for {device} tensors here: choose one of {', '.join(usable)}")
 
 
 @contextlib.contextmanager

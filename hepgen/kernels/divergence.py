@@ -12,11 +12,13 @@ from torch import Tensor
 
 from hepgen.errors import UsageError
 from hepgen.kernels import dispatch
-from hepgen.kernels.compiled import array, implementation, times_gradient
+from hepgen.kernels.autocast import in_full_precision
+from hepgen.kernels.compiled import array, implementation, run_op, times_gradient
 from hepgen.kernels.density import _GRAD_W, _GRAD_X, _arrays, _choose, call_core, check_density, kde_reference
 from hepgen.kernels.density_parts import Bandwidth, prepare_grid
 
 
+@in_full_precision
 def kde_divergence(
     samples: Tensor,
     grid: Tensor,
@@ -71,7 +73,8 @@ def kde_divergence(
     wanted = 0
     if torch.is_grad_enabled():
         wanted = _GRAD_X * samples.requires_grad + _GRAD_W * (w is not None and w.requires_grad)
-    value: Tensor = torch.ops.hepgen.kde_divergence(samples, points, b, target, w, float(floor), reach, wanted, backend)[0]
+    op = torch.ops.hepgen.kde_divergence
+    value: Tensor = run_op(op, _kde_divergence, samples, points, b, target, w, float(floor), reach, wanted, backend)[0]
     return value
 
 
@@ -85,7 +88,6 @@ def divergence_reference(samples: Tensor, grid: Tensor, b: Tensor, target: Tenso
     return divergence
 
 
-@torch.library.custom_op("hepgen::kde_divergence", mutates_args=())
 def _kde_divergence(
     samples: Tensor,
     grid: Tensor,
@@ -113,7 +115,10 @@ def _kde_divergence(
     return torch.tensor(value, dtype=samples.dtype), gx, gw
 
 
-@_kde_divergence.register_fake
+_op = torch.library.custom_op("hepgen::kde_divergence", _kde_divergence, mutates_args=())
+
+
+@_op.register_fake
 def _(
     samples: Tensor,
     grid: Tensor,
@@ -146,4 +151,4 @@ def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     return to_samples, None, None, None, to_weights, None, None, None, None
 
 
-_kde_divergence.register_autograd(_backward, setup_context=_setup)
+_op.register_autograd(_backward, setup_context=_setup)

@@ -11,7 +11,6 @@ the value alone is made of halves, and gradients of whole rows.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,7 +20,9 @@ from torch.utils.checkpoint import checkpoint
 
 from hepgen.errors import InputError, UsageError
 from hepgen.kernels import dispatch
-from hepgen.kernels.compiled import array, implementation, times_gradient
+from hepgen.kernels.autocast import in_full_precision
+from hepgen.kernels.compiled import array, implementation, run_op, times_gradient, untraced
+from hepgen.kernels.constants import constant, filled
 
 _GRAD_X, _GRAD_Y, _GRAD_WX, _GRAD_WY = 1, 2, 4, 8
 _REFERENCE_NUMBERS = 1 << 24  # the reference holds so many differences at once
@@ -29,6 +30,7 @@ _REFERENCE_NUMBERS = 1 << 24  # the reference holds so many differences at once
 Bandwidth = float | Sequence[float] | Tensor
 
 
+@in_full_precision
 def mmd2(
     x: Tensor,
     y: Tensor,
@@ -86,15 +88,17 @@ def mmd2(
         raise InputError(f"mmd2 needs at least one row in each sample, got {x.shape[0]} and {y.shape[0]}")
     if y_mean is not None and torch.is_grad_enabled() and (y.requires_grad or (wy is not None and wy.requires_grad)):
         raise UsageError("mmd2: y needs a gradient, so y_mean cannot be a constant: leave it out")
-    known = None if y_mean is None else _constant(y_mean, x.device).detach()
+    known = None if y_mean is None else constant(y_mean, x.device).detach()
     backend = _choose("mmd2", x.device.type)
     if backend == "reference":
         return mmd2_reference(x, y, sigma, wx, wy, cross_weight, per_feature, known)
     wanted = _wanted((x, _GRAD_X), (y, _GRAD_Y), (wx, _GRAD_WX), (wy, _GRAD_WY))
-    value: Tensor = torch.ops.hepgen.mmd2(x, y, sigma, wx, wy, float(cross_weight), per_feature, known, wanted, backend)[0]
+    results = run_op(torch.ops.hepgen.mmd2, _mmd2, x, y, sigma, wx, wy, float(cross_weight), per_feature, known, wanted, backend)
+    value: Tensor = results[0]
     return value
 
 
+@in_full_precision
 def kernel_mean(x: Tensor, bandwidth: Bandwidth, *, weights: Tensor | None = None, per_feature: bool = False) -> Tensor:
     """Return sum_ij w_i w_j k(x_i, x_j) / (sum w)^2: the term of :func:`mmd2` that belongs to one sample alone.
 
@@ -112,10 +116,11 @@ def kernel_mean(x: Tensor, bandwidth: Bandwidth, *, weights: Tensor | None = Non
         backend = _choose("kernel_mean", x.device.type)
         if backend == "reference":
             return _mean(x, x, sigma, w, w, per_feature).double()
-        value: Tensor = torch.ops.hepgen.kernel_mean(x, sigma, w, per_feature, backend)
+        value: Tensor = run_op(torch.ops.hepgen.kernel_mean, _kernel_mean, x, sigma, w, per_feature, backend)
         return value
 
 
+@in_full_precision
 def gaussian_sums(x: Tensor, y: Tensor, bandwidth: Bandwidth, *, y_weights: Tensor | None = None) -> Tensor:
     """Row sums of the Gaussian kernel matrix, sum_j v_j k(x_i, y_j).
 
@@ -144,7 +149,7 @@ def gaussian_sums(x: Tensor, y: Tensor, bandwidth: Bandwidth, *, y_weights: Tens
     if backend == "reference":
         return gaussian_sums_reference(x, y, sigma, wy)
     gradient = bool(_wanted((x, _GRAD_X)))
-    sums: Tensor = torch.ops.hepgen.gaussian_sums(x, y, sigma, wy, gradient, backend)[0]
+    sums: Tensor = run_op(torch.ops.hepgen.gaussian_sums, _gaussian_sums, x, y, sigma, wy, gradient, backend)[0]
     return sums
 
 
@@ -169,6 +174,10 @@ def _check(x: Tensor, y: Tensor, bandwidth: Bandwidth) -> Tensor:
         raise UsageError(f"samples must be on one device, got {x.device} and {y.device}")
     if isinstance(bandwidth, Tensor) and bandwidth.requires_grad:
         raise UsageError("the bandwidth is a constant: no gradient flows to it, detach it")
+    if isinstance(bandwidth, float | int) and untraced():
+        if not bandwidth > 0:
+            raise UsageError(f"bandwidth must be positive, got {float(bandwidth)}")
+        return filled(float(bandwidth), (1, x.shape[1]), x.device)
     sigma = bandwidth.double() if isinstance(bandwidth, Tensor) else torch.as_tensor(bandwidth, dtype=torch.float64, device="cpu")
     columns = sigma.shape[-1:] in {(), (x.shape[1],)} or (sigma.ndim == 2 and sigma.shape[1] == 1)
     if sigma.ndim > 2 or not columns or sigma.shape[:-1] == (0,):
@@ -180,23 +189,8 @@ def _check(x: Tensor, y: Tensor, bandwidth: Bandwidth) -> Tensor:
     if sigma.device.type == "cpu" and not torch.compiler.is_compiling() and not bool((sigma > 0).all()):
         raise UsageError(f"bandwidth must be positive, got {sigma.tolist()}")
     if sigma.device != x.device:
-        sigma = _constant(sigma, x.device)
+        sigma = constant(sigma, x.device)
     return sigma.expand(sigma.shape[0] if sigma.ndim == 2 else 1, x.shape[1])
-
-
-def _constant(value: Tensor | float, device: torch.device) -> Tensor:
-    """A tensor of float64 on a device. Several numbers go from the host to a GPU once, so that later calls wait for no copy."""
-    if device.type == "cpu" or torch.compiler.is_compiling() or (isinstance(value, Tensor) and value.device.type != "cpu"):
-        return torch.as_tensor(value, dtype=torch.float64, device=device)
-    host = torch.as_tensor(value, dtype=torch.float64, device="cpu")
-    if host.numel() == 1:
-        return torch.full(host.shape, host.item(), dtype=torch.float64, device=device)
-    return _uploaded(tuple(host.reshape(-1).tolist()), device).reshape(host.shape)
-
-
-@functools.lru_cache(maxsize=256)
-def _uploaded(values: tuple[float, ...], device: torch.device) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64, device=device)
 
 
 def _weights(weights: Tensor | None, points: Tensor, name: str) -> Tensor | None:
@@ -259,7 +253,6 @@ def mmd2_reference(
 # --- the compiled backends as custom ops: what they return beside the value are the gradients that were asked for
 
 
-@torch.library.custom_op("hepgen::mmd2", mutates_args=())
 def _mmd2(
     x: Tensor,
     y: Tensor,
@@ -286,7 +279,10 @@ def _mmd2(
     return torch.tensor(value, dtype=x.dtype), gx, gy, gwx, gwy
 
 
-@_mmd2.register_fake
+_mmd2_op = torch.library.custom_op("hepgen::mmd2", _mmd2, mutates_args=())
+
+
+@_mmd2_op.register_fake
 def _(
     x: Tensor,
     y: Tensor,
@@ -326,10 +322,9 @@ def _mmd2_backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, .
     return gx, gy, None, gwx, gwy, None, None, None, None, None
 
 
-_mmd2.register_autograd(_mmd2_backward, setup_context=_mmd2_setup)
+_mmd2_op.register_autograd(_mmd2_backward, setup_context=_mmd2_setup)
 
 
-@torch.library.custom_op("hepgen::kernel_mean", mutates_args=())
 def _kernel_mean(x: Tensor, sigma: Tensor, w: Tensor | None, per_feature: bool, backend: str) -> Tensor:
     if backend != "cpp":
         mean: Tensor = implementation(backend, "mmd").kernel_mean(x, sigma, w, per_feature)
@@ -339,12 +334,11 @@ def _kernel_mean(x: Tensor, sigma: Tensor, w: Tensor | None, per_feature: bool, 
     return torch.tensor(value, dtype=torch.float64)
 
 
-@_kernel_mean.register_fake
+@torch.library.custom_op("hepgen::kernel_mean", _kernel_mean, mutates_args=()).register_fake
 def _(x: Tensor, sigma: Tensor, w: Tensor | None, per_feature: bool, backend: str) -> Tensor:
     return x.new_empty((), dtype=torch.float64)
 
 
-@torch.library.custom_op("hepgen::gaussian_sums", mutates_args=())
 def _gaussian_sums(x: Tensor, y: Tensor, sigma: Tensor, wy: Tensor | None, gradient: bool, backend: str) -> tuple[Tensor, Tensor]:
     if backend != "cpp":
         results: tuple[Tensor, Tensor] = implementation(backend, "mmd").gaussian_sums(x, y, sigma, wy, gradient)
@@ -354,7 +348,10 @@ def _gaussian_sums(x: Tensor, y: Tensor, sigma: Tensor, wy: Tensor | None, gradi
     return torch.from_numpy(sums), torch.from_numpy(points)
 
 
-@_gaussian_sums.register_fake
+_gaussian_sums_op = torch.library.custom_op("hepgen::gaussian_sums", _gaussian_sums, mutates_args=())
+
+
+@_gaussian_sums_op.register_fake
 def _(x: Tensor, y: Tensor, sigma: Tensor, wy: Tensor | None, gradient: bool, backend: str) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape[:1]), x.new_empty(x.shape if gradient else (0,))
 
@@ -375,11 +372,11 @@ def _sums_backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ..
     if need_y or need_wy:
         # the columns' sums are the row sums of the turned matrix, weighted by what comes back for each row
         with torch.no_grad():
-            sums, turned = torch.ops.hepgen.gaussian_sums(y, x, sigma, grad, need_y, ctx.backend)
+            sums, turned = run_op(torch.ops.hepgen.gaussian_sums, _gaussian_sums, y, x, sigma, grad, need_y, ctx.backend)
         one = grad.new_ones(())
         gy = times_gradient(weights[0][:, None] if ctx.weighted else one, turned, [*inputs, grad]) if need_y else None
         gwy = times_gradient(one, sums, [*inputs, grad]) if need_wy else None
     return gx, gy, None, gwy, None, None
 
 
-_gaussian_sums.register_autograd(_sums_backward, setup_context=_sums_setup)
+_gaussian_sums_op.register_autograd(_sums_backward, setup_context=_sums_setup)

@@ -39,7 +39,7 @@ class MMD(nn.Module):
         return mmd2(
             samples,
             target,
-            self.bandwidth.to(samples.dtype),
+            self.bandwidth,
             x_weights=weights,
             y_weights=target_weights,
             cross_weight=self.cross_weight,
@@ -51,7 +51,7 @@ class MMD(nn.Module):
         v = torch.ones_like(y[:, 0]) if target_weights is None else target_weights
         w_sum, v_sum = ranks.total(w.sum()), ranks.total(v.sum())
         all_x, all_w, all_y, all_v = (ranks.gathered(part) for part in (x, w, y, v))
-        sigma = self.bandwidth.to(x.dtype).expand(*self.bandwidth.shape[:-1], x.shape[1])
+        sigma = self.bandwidth.expand(*self.bandwidth.shape[:-1], x.shape[1])
         parts = []
         for columns in range(x.shape[1]) if self.per_feature else [slice(None)]:
             one = slice(columns, columns + 1) if isinstance(columns, int) else columns

@@ -134,6 +134,14 @@ def test_many_samples(gpu_backend, weighted):
     assert_close(outcome(x, grid, b, w, slope, 17, gpu_backend), reference(x, grid, b, w, slope), torch.float32)
 
 
+def test_samples_on_grid_points_belong_to_the_bin_that_begins_there(gpu_backend):
+    """Slopes jump there, and positions are rounded: (x - first) / step is a little less than whole for some of these."""
+    x, grid = torch.arange(-4.5, 5.0)[:, None], torch.linspace(-5.5, 5.5, 1024, dtype=torch.float64)
+    b, slope = torch.tensor([0.118], dtype=torch.float64), draw(1, 1024, 2)
+    here, right = (outcome(at, grid, b, None, slope, 90, gpu_backend)[1] for at in (x, torch.nextafter(x, torch.tensor(9.0))))
+    torch.testing.assert_close(here, right, rtol=1e-5, atol=0)
+
+
 def test_nan_anywhere_poisons(gpu_backend):
     for at in range(6):  # every place in a quad, and the ends
         x = draw(13, 3, 1)

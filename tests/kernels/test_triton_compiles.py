@@ -1,4 +1,4 @@
-"""Every Triton kernel compiles for a card that need not be there, without spilling and within its shared memory."""
+"""Every Triton kernel compiles for a card that need not be there: without spilling, within its shared memory, to code that is sound."""
 
 from __future__ import annotations
 

@@ -27,45 +27,59 @@ class _Sample(NamedTuple):
 class _Grid(NamedTuple):
     points: Tensor
     bandwidth: Tensor
+    size: int
     pad: int
 
     def addresses(self) -> tuple[Any, ...]:
-        return self.points.data_ptr(), len(self.points), self.points.ndim == 1, self.bandwidth.data_ptr(), self.pad
+        return self.points.data_ptr(), self.size, self.points.ndim == 1, self.bandwidth.data_ptr(), self.pad
 
     def bins(self) -> int:
-        return len(self.points) + 2 * self.pad + 1
+        return self.size + 2 * self.pad + 1
 
 
 def _sample(samples: Tensor, weights: Tensor | None) -> _Sample:
-    weights = None if weights is None else weights.detach().contiguous()
-    return _Sample(samples.detach().contiguous(), weights, sums_of(weights))
+    weights = None if weights is None else weights.contiguous()
+    return _Sample(samples.contiguous(), weights, sums_of(weights))
 
 
 def _grid(grid: Tensor, bandwidth: Tensor, reach: int) -> _Grid:
-    return _Grid(grid.double().contiguous(), bandwidth.contiguous(), margin(len(grid), reach))
+    size = grid.shape[0]
+    return _Grid(grid.double().contiguous(), bandwidth.contiguous(), size, margin(size, reach))
 
 
-def _axes(x: Tensor) -> Tensor:
-    numbers = dispatch.cuda().kde_axis_numbers  # type: ignore[union-attr]
-    return x.new_empty((x.shape[1], numbers), dtype=torch.float64)
+class _Workspace(NamedTuple):
+    """The axes of the features, and behind them what else the kernels need."""
+
+    memory: Tensor
+    axes: int  # addresses
+    rest: int
+
+
+def _workspace(x: Tensor, numbers: int) -> _Workspace:
+    """Memory for the axes and so many numbers of 64 bits."""
+    axes = x.shape[1] * dispatch.cuda().kde_axis_numbers  # type: ignore[union-attr]
+    memory = x.new_empty((axes + numbers,), dtype=torch.float64)
+    start = memory.data_ptr()
+    return _Workspace(memory, start, start + 8 * axes)
 
 
 def _call(name: str, x: Tensor, *arguments: Any) -> None:
     call(name, x.device, x.dtype == torch.float64, *arguments)
 
 
-def _binned(sample: _Sample, grid: _Grid) -> tuple[Tensor, Tensor]:
-    x, axes = sample.x, _axes(sample.x)
-    bins = x.new_empty((x.shape[1], grid.bins() + 1), dtype=torch.int64)
-    density = x.new_empty((x.shape[1], len(grid.points)))
-    _call("kde", x, sample.addresses(), grid.addresses(), axes, bins, density)
-    return density, axes
+def _binned(sample: _Sample, grid: _Grid) -> tuple[Tensor, _Workspace]:
+    x = sample.x
+    features = x.shape[1]
+    workspace = _workspace(x, features * (grid.bins() + 1))
+    density = x.new_empty((features, grid.size))
+    _call("kde", x, sample.addresses(), grid.addresses(), workspace.axes, workspace.rest, density)
+    return density, workspace
 
 
 def _exact(sample: _Sample, grid: _Grid) -> Tensor:
     x, arguments = sample.x, (sample.addresses(), grid.addresses())
-    density = x.new_empty((x.shape[1], len(grid.points)))
-    if len(grid.points):
+    density = x.new_empty((x.shape[1], grid.size))
+    if grid.size:
         size = dispatch.cuda().kde_exact_workspace(x.dtype == torch.float64, *arguments)  # type: ignore[union-attr]
         _call("kde_exact", x, *arguments, x.new_empty(size, dtype=torch.float64), density)
     return density
@@ -99,7 +113,8 @@ def _gradients(slope: Tensor, density: Tensor, sample: _Sample, grid: _Grid, bin
     out = (gx.data_ptr() if wanted & _GRAD_X else 0, address(values))
     arguments = (sample.addresses(), grid.addresses(), slope)
     if binned:
-        _call("kde_gradients", x, *arguments, _axes(x), x.new_empty((2, x.shape[1], grid.bins())), *out)
+        workspace = _workspace(x, 2 * x.shape[1] * grid.bins())
+        _call("kde_gradients", x, *arguments, workspace.axes, workspace.rest, *out)
     else:
         _call("kde_exact_gradients", x, *arguments, *out)
     if values is None or sample.sums.total is None:
@@ -119,10 +134,10 @@ def divergence(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The divergence, and its gradients as in :func:`gradients`; target (G, F)."""
     sample, points = _sample(samples, weights), _grid(grid, bandwidth, reach)
-    density, axes = _binned(sample, points)
+    density, workspace = _binned(sample, points)
     value, slope = density.new_empty(()), torch.empty_like(density)
-    masses = target.T.double().contiguous()
-    _call("kde_divergence", density, points.addresses(), len(density), axes, density, masses, floor, value, slope)
+    masses = target.T.to(torch.float64, memory_format=torch.contiguous_format).contiguous()
+    _call("kde_divergence", density, points.addresses(), len(density), workspace.axes, density, masses, floor, value, slope)
     if not wanted:
         return value, samples.new_empty((0, samples.shape[1])), samples.new_empty((0,))
     return value, *_gradients(slope, density, sample, points, True, wanted)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from hepgen.kernels.cuda import address, call
+from hepgen.kernels.cuda import address, call_with_workspace
 from hepgen.kernels.mmd_parts import Parts, check_rows, parts_of
 
 _BOXES_FROM = 1 << 30  # pairs from which on tiles out of the kernel's reach are looked for
@@ -24,24 +24,16 @@ class _Sample(NamedTuple):
 
 def _sample(points: Tensor, weights: Tensor | None) -> _Sample:
     check_rows(points)
-    points = points.detach().contiguous()
+    points = points.contiguous()
     if weights is None:
         return _Sample(points, None, None)
-    weights = weights.detach().contiguous()
+    weights = weights.contiguous()
     return _Sample(points, weights, weights.sum(dtype=torch.float64))
 
 
 def _kernel(parts: Parts, centre: Tensor, columns: int, gaussians: int, per_feature: bool, pairs: int) -> tuple[Any, ...]:
     tensors = (centre, *parts)
     return (*(address(t) for t in tensors), columns, len(parts.sigma), gaussians, per_feature, pairs >= _BOXES_FROM)
-
-
-def _run(name: str, like: Tensor, *arguments: Any) -> None:
-    """Call a function twice: without a workspace it says how large one must be."""
-    wide = like.dtype == torch.float64
-    size = call(name, like.device, wide, *arguments, 0)
-    workspace = torch.empty(size, dtype=torch.uint8, device=like.device)
-    call(name, like.device, wide, *arguments, workspace)
 
 
 def mmd2(
@@ -63,7 +55,7 @@ def mmd2(
     centre = b.points.mean(0, dtype=torch.float64)
     kernel = _kernel(parts, centre, x.shape[1], len(sigma), per_feature, x.shape[0] * y.shape[0])
     results = (value.data_ptr(), 0, *(g.data_ptr() if wanted & 1 << bit else 0 for bit, g in enumerate(gradients)))
-    _run("mmd2", x, a.addresses(), b.addresses(), kernel, cross_weight, address(y_mean), results)
+    call_with_workspace("mmd2", x, a.addresses(), b.addresses(), kernel, cross_weight, address(y_mean), results)
     gx, gy, gwx, gwy = gradients
     return value, gx, gy, gwx, gwy
 
@@ -74,7 +66,7 @@ def kernel_mean(x: Tensor, sigma: Tensor, w: Tensor | None, per_feature: bool) -
     a, parts = _sample(x, w), parts_of(sigma, per_feature)
     centre = a.points.mean(0, dtype=torch.float64)
     kernel = _kernel(parts, centre, x.shape[1], len(sigma), per_feature, x.shape[0] ** 2)
-    _run("mmd2", x, a.addresses(), (0, 0, 0, 0), kernel, 0.0, 0, (0, constant.data_ptr(), 0, 0, 0, 0))
+    call_with_workspace("mmd2", x, a.addresses(), (0, 0, 0, 0), kernel, 0.0, 0, (0, constant.data_ptr(), 0, 0, 0, 0))
     return constant
 
 
@@ -86,5 +78,5 @@ def gaussian_sums(x: Tensor, y: Tensor, sigma: Tensor, wy: Tensor | None, gradie
     a, b, parts = _sample(x, None), _sample(y, wy), parts_of(sigma, False)
     centre = b.points.mean(0, dtype=torch.float64)
     kernel = _kernel(parts, centre, x.shape[1], len(sigma), False, x.shape[0] * y.shape[0])
-    _run("gaussian_sums", x, a.addresses(), b.addresses(), kernel, sums.data_ptr(), points.data_ptr() if gradient else 0)
+    call_with_workspace("gaussian_sums", x, a.addresses(), b.addresses(), kernel, sums.data_ptr(), points.data_ptr() if gradient else 0)
     return sums, points

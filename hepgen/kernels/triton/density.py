@@ -19,6 +19,7 @@ from hepgen.kernels.triton import density_exact
 
 _GRAD_X, _GRAD_W = 1, 2
 _AXIS = 8  # numbers of a feature's axis: origin, 1 / step, step, step / bandwidth, reach, norm, scale
+_NEAR = tl.constexpr(2.0**-50)  # of a position, beyond its rounding
 _REPLICAS = 1 if dispatch.triton_interprets() else 16  # of the bins, so that blocks meet seldom
 _ELEMENTS = 4096 if dispatch.triton_interprets() else 1024  # of a block
 _OUT, _TAPS = (512, 128) if dispatch.triton_interprets() else (32, 64)  # of a convolution's block
@@ -82,7 +83,7 @@ def _locate(x, axes, f, pad, last):
     p = (x.to(tl.float64) - tl.load(axes + f * 8)) * tl.load(axes + f * 8 + 1) + pad
     inside = (p >= 0) & (p < last)
     p = tl.where(inside, p, 0.0)
-    left = tl.floor(p)
+    left = tl.minimum(tl.floor(p + p * _NEAR), last - 1)  # slopes jump from bin to bin: rounding shall not take what is on a border down
     return left.to(tl.int64), p - left, inside
 
 

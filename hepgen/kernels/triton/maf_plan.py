@@ -125,6 +125,23 @@ def slices(flow: Flow, layer: int) -> int:
 
 
 @constant
+def most_padded(flow: Flow, layer: int) -> int:
+    """Above the number of every unit of a hidden layer, those of padding too: slices, chunks and tiles have 128 at most."""
+    return 2 * width(flow, layer) + 256
+
+
+@constant
+def quotient_shift(divisor: int, most: int) -> int:
+    return (divisor * most).bit_length()
+
+
+@constant
+def quotient_factor(divisor: int, most: int) -> int:
+    """Rounded up: it is too large by less than 1 / (divisor * most) of 1 / divisor."""
+    return -(-(1 << quotient_shift(divisor, most)) // divisor)
+
+
+@constant
 def single(flow: Flow) -> bool:
     """Whether every layer has one slice a step: the next layer takes it from registers."""
     return all(slices(flow, layer) == 1 for layer in range(1, last(flow)))

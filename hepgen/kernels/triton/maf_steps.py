@@ -29,8 +29,11 @@ from hepgen.kernels.triton.maf_plan import (
     inverse_bound,
     last,
     lowest,
+    most_padded,
     padded,
     parts,
+    quotient_factor,
+    quotient_shift,
     single,
     slice_size,
     slices,
@@ -46,20 +49,33 @@ from hepgen.kernels.triton.maf_plan import (
 
 
 @triton.jit
+def quotient(number, DIVISOR: tl.constexpr, MOST: tl.constexpr):
+    """number // DIVISOR, 0 <= number <= MOST, by a product.
+
+    LLVM narrows divisions of numbers that it knows to be small to 16 bits, and pairs the sums before them; ptxas 12.8 loses the constant
+    of some of these add.s16x2.
+    """
+    SHIFT: tl.constexpr = quotient_shift(DIVISOR, MOST)
+    FACTOR: tl.constexpr = quotient_factor(DIVISOR, MOST)
+    return ((number.to(tl.int64) * FACTOR) >> SHIFT).to(tl.int32)
+
+
+@triton.jit
 def degrees(units, FLOW: tl.constexpr, LAYER: tl.constexpr):
     """An input of degree g is seen by units of degree g or more; see kernels.maf.unit_degrees."""
     if LAYER == 0:
         return units + 1
     if last(FLOW) == LAYER:
-        return units // 2
-    return lowest(FLOW) + units * (features(FLOW) - lowest(FLOW)) // width(FLOW, LAYER)
+        return units >> 1
+    SPAN: tl.constexpr = features(FLOW) - lowest(FLOW)
+    return lowest(FLOW) + quotient(units * SPAN, width(FLOW, LAYER), SPAN * most_padded(FLOW, LAYER))
 
 
 @triton.jit
 def units_below(degree, FLOW: tl.constexpr, LAYER: tl.constexpr):
     """How many units of a hidden layer are of lower degree."""
     SPAN: tl.constexpr = features(FLOW) - lowest(FLOW)
-    return (tl.maximum(degree - lowest(FLOW), 0) * width(FLOW, LAYER) + SPAN - 1) // SPAN
+    return quotient(tl.maximum(degree - lowest(FLOW), 0) * width(FLOW, LAYER) + SPAN - 1, SPAN, SPAN * (width(FLOW, LAYER) + 1))
 
 
 @triton.jit
