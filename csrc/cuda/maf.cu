@@ -76,7 +76,7 @@ HEPGEN_FN void finish(const ApplyTile<T>& w, const MafApply<T>& to, T log_det) {
 
 // passing: see MafLayout
 template <class T, bool inverse, bool passing, bool global>
-HEPGEN_KERNEL(kMafWarps* kWarp, 1)
+HEPGEN_KERNEL(kApplyWarps* kWarp, 1)
 maf_kernel(MafTask<T> task, MafApply<T> to) {
     const MafTables tables = make_tables(task.shape, task.layout, task.orders, shared_memory<int>());
     ApplyTile<T> w(task, tables, tile_memory<T, kApplyGroups, global>(task));

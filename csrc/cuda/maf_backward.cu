@@ -30,7 +30,7 @@ struct BackwardTile : WarpTile<T, kBackwardGroups> {
         const T* weights = this->packed() + layout.transposed[layer + 1] + std::int64_t(first) * steps * 64;
         multiply<kBackwardGroups, count>(sums, this->deltas(layer + 1), stride, weights, steps, from, steps);
         Base::template for_elements<count>([&](int group, int i, int r) {
-            const int unit = 8 * (first + i) + lane() % 4 * 2 + r % 2, event = group * kGroup + lane() / 4 + r / 2 * 8;
+            const int unit = 8 * (first + i) + lane() % 4 * 2 + r % 2, event = group * kGroup + lane() / 4 * 2 + r / 2;
             if (unit < keep || unit >= keep_end) return;
             if (layer == 0) {
                 add_to_input(unit, event, sums[group][i][r]);
@@ -232,7 +232,7 @@ HEPGEN_FN void finish(const BackwardTile<T>& w, const MafGradient<T>& task) {
 }
 
 template <class T, bool inverse, bool global>
-HEPGEN_KERNEL(kMafWarps* kWarp, 1)
+HEPGEN_KERNEL(kBackwardWarps* kWarp, 1)
 maf_backward_kernel(MafTask<T> task, MafGradient<T> to, T* sums) {
     const MafTables tables = make_tables(task.shape, task.layout, task.orders, shared_memory<int>());
     BackwardTile<T> w(task, tables, tile_memory<T, kBackwardGroups, global>(task));

@@ -84,15 +84,15 @@ MafLayout make_layout(const MafShape& shape, Pass pass, bool passing) {
 }
 
 // As many warps as shared memory has room for, so that the thread blocks that run at once come out even.
-MafPlan spread_over(const MafLayout& layout, std::size_t element, const MafShape& shape, std::int64_t n) {
+MafPlan spread_over(const MafLayout& layout, int largest, std::size_t element, const MafShape& shape, std::int64_t n) {
     const std::size_t tables = (MafTables::size(shape, layout) + 3) / 4 * 4 * sizeof(int), limit = shared_limit();
     const int each = layout.groups * kGroup;  // events of a warp
     const auto elements = [&](int warps) { return std::int64_t(layout.row_count) * (each * warps + 8); };
     const auto fits = [&](int warps) { return tables + element * elements(warps) <= limit; };
-    int most = kMafWarps;
+    int most = largest;
     while (most > 1 && !fits(most)) --most;
     const bool global = !fits(most);
-    if (global) most = kMafWarps;
+    if (global) most = largest;
     const std::int64_t warps = (std::max<std::int64_t>(n, 1) + each - 1) / each, processors = sm_count();
     const std::int64_t rounds = (warps + processors * most - 1) / (processors * most);
     MafPlan plan{};
@@ -129,11 +129,12 @@ MafShape maf_shape(int features, int context, int blocks, const std::vector<int>
 
 template <class T>
 MafPlan maf_plan(const MafShape& shape, Pass pass, std::int64_t n) {
-    MafPlan plan =
-        spread_over(make_layout(shape, pass, pass == Pass::apply && shape.spread[shape.hidden]), sizeof(T), shape, n);
-    if (plan.layout.passing && plan.global > 0)
-        plan = spread_over(make_layout(shape, pass, false), sizeof(T), shape, n);
-    return plan;
+    const int warps = pass == Pass::apply ? kApplyWarps : kBackwardWarps;
+    const auto spread = [&](bool passing) {
+        return spread_over(make_layout(shape, pass, passing), warps, sizeof(T), shape, n);
+    };
+    const MafPlan plan = spread(pass == Pass::apply && shape.spread[shape.hidden]);
+    return plan.layout.passing && plan.global > 0 ? spread(false) : plan;
 }
 
 template <class T>

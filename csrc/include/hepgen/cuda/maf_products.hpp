@@ -2,7 +2,7 @@
 //
 // In float they run on the matrix units: every factor is the sum of two numbers of 11 significant bits, x = hi + lo,
 // and lo lo is left out, which is about 2^-21 of a product. In double they are plain sums, laid out over the lanes
-// alike: lane 4 g + t holds rows g and g + 8 of columns 2 t and 2 t + 1.
+// alike: lane 4 g + t holds rows g and g + 8, which are events 2 g and 2 g + 1, of columns 2 t and 2 t + 1.
 #pragma once
 
 #include "hepgen/cuda/device.hpp"
@@ -11,6 +11,9 @@ namespace hepgen::cuda {
 
 inline constexpr int kStrip = 3;   // tiles of 8 columns that go together
 inline constexpr int kGroup = 16;  // events that a product takes
+
+inline constexpr int kApplyWarps = 8, kBackwardWarps = 8;    // of a thread block at most
+inline constexpr int kApplyGroups = 2, kBackwardGroups = 1;  // of events, for a warp
 
 template <class T, int tiles>
 using Strip = T[tiles][4];
@@ -45,35 +48,33 @@ struct SplitColumns {
     }
 };
 
-// Sums of the three products, apart, so that they do not wait for each other.
+// sums += a b; the two smaller products are summed apart, so that they do not wait for the larger ones.
 template <int tiles>
-struct SplitSums {
-    float hi_hi[tiles][4] = {}, lo_hi[tiles][4] = {}, hi_lo[tiles][4] = {};
-
-    HEPGEN_FN void add(const float (&a)[4], const SplitColumns<tiles>& b) {
-        std::uint32_t hi[4], lo[4];
+HEPGEN_FN void add_product(Strip<float, tiles>& sums, Strip<float, tiles>& small, const float (&a)[4],
+                           const SplitColumns<tiles>& b) {
+    std::uint32_t hi[4], lo[4];
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            const SplitFloat s = split(a[i]);
-            hi[i] = s.hi;
-            lo[i] = s.lo;
-        }
-#pragma unroll
-        for (int i = 0; i < tiles; ++i) {
-            mma_tf32(hi_hi[i], hi, b.hi[i]);
-            mma_tf32(hi_lo[i], hi, b.lo[i]);
-            mma_tf32(lo_hi[i], lo, b.hi[i]);
-        }
+    for (int i = 0; i < 4; ++i) {
+        const SplitFloat s = split(a[i]);
+        hi[i] = s.hi;
+        lo[i] = s.lo;
     }
+#pragma unroll
+    for (int i = 0; i < tiles; ++i) mma_tf32(small[i], hi, b.lo[i]);
+#pragma unroll
+    for (int i = 0; i < tiles; ++i) mma_tf32(sums[i], hi, b.hi[i]);
+#pragma unroll
+    for (int i = 0; i < tiles; ++i) mma_tf32(small[i], lo, b.hi[i]);
+}
 
-    HEPGEN_FN void add_to(Strip<float, tiles>& to) const {
+template <int tiles>
+HEPGEN_FN void add(Strip<float, tiles>& sums, const Strip<float, tiles>& small) {
 #pragma unroll
-        for (int i = 0; i < tiles; ++i) {
+    for (int i = 0; i < tiles; ++i) {
 #pragma unroll
-            for (int r = 0; r < 4; ++r) to[i][r] += hi_hi[i][r] + (hi_lo[i][r] + lo_hi[i][r]);
-        }
+        for (int r = 0; r < 4; ++r) sums[i][r] += small[i][r];
     }
-};
+}
 
 // Weights are packed in tiles of 8 by 8, (units / 8, inputs / 8, 32 lanes, 2): lane 4 g + t has unit g and inputs t, t
 // + 4.
@@ -87,7 +88,7 @@ HEPGEN_FN void multiply(float (&sums)[groups][tiles][4], const float* seen, int 
                         int begin, int end) {
     constexpr int ahead = 3;  // steps that the weights are asked for before they are needed: they come from far
     const float2* weights = reinterpret_cast<const float2*>(packed) + begin * kWarp + lane();
-    const float* from = seen + (8 * begin + lane() % 4) * stride + lane() / 4;
+    const float* from = seen + (8 * begin + lane() % 4) * stride + lane() / 4 * 2;
     float2 b[ahead][tiles];
     int left = end - begin;
 #pragma unroll
@@ -96,14 +97,16 @@ HEPGEN_FN void multiply(float (&sums)[groups][tiles][4], const float* seen, int 
 #pragma unroll
         for (int i = 0; i < tiles; ++i) b[u][i] = __ldg(weights + (i * steps + u) * kWarp);
     }
-    SplitSums<tiles> split_sums[groups];
+    float small[groups][tiles][4] = {};
     const auto step = [&](int u) {
         const SplitColumns<tiles> columns(b[u]);
 #pragma unroll
         for (int group = 0; group < groups; ++group) {
             const float* at = from + u * 8 * stride + group * kGroup;
-            const float a[4] = {at[0], at[8], at[4 * stride], at[4 * stride + 8]};
-            split_sums[group].add(a, columns);
+            const float2 low = *reinterpret_cast<const float2*>(at),
+                         high = *reinterpret_cast<const float2*>(at + 4 * stride);
+            const float a[4] = {low.x, low.y, high.x, high.y};
+            add_product<tiles>(sums[group], small[group], a, columns);
         }
     };
     for (; left >= ahead; left -= ahead) {
@@ -123,7 +126,7 @@ HEPGEN_FN void multiply(float (&sums)[groups][tiles][4], const float* seen, int 
         if (u < left) step(u);
     }
 #pragma unroll
-    for (int group = 0; group < groups; ++group) split_sums[group].add_to(sums[group]);
+    for (int group = 0; group < groups; ++group) add<tiles>(sums[group], small[group]);
 }
 
 template <int groups, int tiles>
@@ -131,7 +134,7 @@ HEPGEN_FN void multiply(double (&sums)[groups][tiles][4], const double* seen, in
                         int steps, int begin, int end) {
     const int unit = lane() % 4 * 2;
     for (int k = 8 * begin; k < 8 * end; ++k) {
-        const double* from = seen + k * stride + lane() / 4;
+        const double* from = seen + k * stride + lane() / 4 * 2;
 #pragma unroll
         for (int i = 0; i < tiles; ++i) {
             const double* weights = packed + i * steps * kWarp * 2;
@@ -141,7 +144,7 @@ HEPGEN_FN void multiply(double (&sums)[groups][tiles][4], const double* seen, in
             for (int group = 0; group < groups; ++group) {
 #pragma unroll
                 for (int r = 0; r < 4; ++r)
-                    sums[group][i][r] = fma(from[group * kGroup + r / 2 * 8], w[r % 2], sums[group][i][r]);
+                    sums[group][i][r] = fma(from[group * kGroup + r / 2], w[r % 2], sums[group][i][r]);
             }
         }
     }
@@ -152,7 +155,7 @@ template <int tiles>
 HEPGEN_FN void multiply_events(Strip<float, tiles>& sums, const float* left, const float* right, int stride,
                                int events) {
     const int offset = lane() / 4 * stride + lane() % 4;
-    SplitSums<tiles> split_sums;
+    float small[tiles][4] = {};
 #pragma unroll 2
     for (int e = 0; e < events; e += 8) {
         const float* at = left + offset + e;
@@ -163,9 +166,9 @@ HEPGEN_FN void multiply_events(Strip<float, tiles>& sums, const float* left, con
             const float* other = right + offset + e + i * 8 * stride;
             b[i] = make_float2(other[0], other[4]);
         }
-        split_sums.add(a, SplitColumns<tiles>(b));
+        add_product<tiles>(sums, small, a, SplitColumns<tiles>(b));
     }
-    split_sums.add_to(sums);
+    add<tiles>(sums, small);
 }
 
 template <int tiles>

@@ -127,6 +127,13 @@ HEPGEN_FN T activate(T x, int activation) {
     return x > T(0) ? x : expm1(x);
 }
 
+HEPGEN_FN void store_pair(float* to, float x, float y) {
+    *reinterpret_cast<float2*>(to) = make_float2(x, y);
+}
+HEPGEN_FN void store_pair(double* to, double x, double y) {
+    *reinterpret_cast<double2*>(to) = make_double2(x, y);
+}
+
 // From the gradient of a unit and its value.
 template <class T>
 HEPGEN_FN T through_activation(T gradient, T value, int activation) {
@@ -215,10 +222,8 @@ struct WarpTile {
     HEPGEN_FN void strip(int layer, int first, int begin, int end, int keep, int keep_end) const {
         T sums[groups][count][4];
         const int unit = 8 * first + lane() % 4 * 2;
-        T* to = values(layer) + unit * stride + lane() / 4;
-        const auto place = [&](int group, int i, int r) {
-            return (8 * i + r % 2) * stride + group * kGroup + r / 2 * 8;
-        };
+        T* to = values(layer) + unit * stride + lane() / 4 * 2;
+        const auto place = [&](int group, int i, int r) { return (8 * i + r % 2) * stride + group * kGroup + r / 2; };
         const auto kept = [&](int i, int r) { return unit + 8 * i + r % 2 >= keep && unit + 8 * i + r % 2 < keep_end; };
         const T* bias = packed() + layout.biases[layer] + unit;
         for_elements<count>([&](int group, int i, int r) {
@@ -227,11 +232,21 @@ struct WarpTile {
         const int steps = shape.padded[layer - 1] / 8;
         const T* weights = packed() + layout.forward[layer] + std::int64_t(first) * steps * 64;
         multiply<groups, count>(sums, values(layer - 1), stride, weights, steps, begin, end);
-        const bool linear = layer > shape.hidden, curved = !linear && shape.activation != 0;
-        for_elements<count>([&](int group, int i, int r) {
-            const T x = sums[group][i][r];
-            if (kept(i, r)) to[place(group, i, r)] = linear || curved ? x : activate(x, 0);
-        });
+        const bool curved = layer <= shape.hidden && shape.activation != 0;
+        const T least = layer <= shape.hidden && !curved ? T(0) : -HUGE_VAL;
+        const auto above = [&](int group, int i, int r) {  // events next to each other
+            const T x = sums[group][i][r], y = sums[group][i][r + 2];
+            store_pair(to + place(group, i, r), x < least ? least : x, y < least ? least : y);  // NaN stays
+        };
+        if (keep <= 8 * first && keep_end >= 8 * (first + count)) {
+            for_elements<count>([&](int group, int i, int r) {
+                if (r < 2) above(group, i, r);
+            });
+        } else {
+            for_elements<count>([&](int group, int i, int r) {
+                if (r < 2 && kept(i, r)) above(group, i, r);
+            });
+        }
         if (!curved) return;
 #pragma unroll 1
         for (int k = 0; k < 4 * count * groups; ++k) {
@@ -254,63 +269,68 @@ struct WarpTile {
         }
     }
 
-    // All units of tiles [first, last) that see the same, in strips.
-    HEPGEN_FN void strips(int layer, int first, int last, int begin, int end, int keep, int keep_end) const {
-        for (int i = first; i < last; i += kStrip) {
-            with_count(min(last - i, kStrip),
-                       [&](auto n) { strip<decltype(n)::tiles>(layer, i, begin, end, keep, keep_end); });
-        }
-    }
+    // Units of tiles [first, last), of which [keep, keep_end) are kept: see strip. Where end is negative each sees what
+    // the masks leave, from begin on.
+    struct Region {
+        int layer, first, last, begin, end, keep, keep_end;
+    };
 
-    // A whole layer, where all of the one before is known.
-    HEPGEN_FN void compute_layer(int layer) const {
-        const int tiles = shape.padded[layer] / 8;
-        const int* last = tables.last + layout.tiles[layer];
-        for (int i = 0; i < tiles;) {
-            const int most = last[i] + 1 + last[i] / 8;
-            int count = 1;
-            while (count < kStrip && i + count < tiles && last[i + count] <= most) ++count;
-            strips(layer, i, i + count, 0, last[i + count - 1], 0, shape.padded[layer]);
+    HEPGEN_FN void compute(const Region& to) const {
+        const int* seen = tables.last + layout.tiles[to.layer];
+#pragma unroll 1
+        for (int i = to.first; i < to.last;) {
+            int count = min(to.last - i, kStrip), end = to.end;
+            if (end < 0) {
+                const int most = seen[i] + 1 + seen[i] / 8;
+                while (count > 1 && seen[i + count - 1] > most) --count;
+                end = seen[i + count - 1];
+            }
+            with_count(count,
+                       [&](auto n) { strip<decltype(n)::tiles>(to.layer, i, to.begin, end, to.keep, to.keep_end); });
             i += count;
         }
         __syncwarp();
     }
 
-    // The units of degree j of a layer, where those before are known; of the last layer the parameters of column j.
-    HEPGEN_FN void compute_degree(int layer, int j) const {
-        const int keep = stop(layer, j - 1), end = stop(layer, j);
-        strips(layer, keep / 8, tiles_for(end), 0, tiles_for(stop(layer - 1, j)), keep, end);
-        __syncwarp();
+    // A whole layer, where all of the one before is known.
+    HEPGEN_FN Region whole(int layer) const {
+        return {layer, 0, shape.padded[layer] / 8, 0, -1, 0, shape.padded[layer]};
     }
+    HEPGEN_FN void compute_layer(int layer) const { compute(whole(layer)); }
 
-    // The last hidden layer's units of degree j, and what they give to the parameters of column j and those after.
-    HEPGEN_FN void compute_passing(int j) {
-        const int outputs = shape.hidden + 1;
-        passed = stop(shape.hidden, j - 1);
-        compute_degree(shape.hidden, j);
-        const int begin = passed / 8, end = stop(shape.hidden, j) / 8;
-        if (j == 0 || end > begin)
-            strips(outputs, 2 * j / 8, shape.padded[outputs] / 8, begin, end, 0, shape.padded[outputs]);
-        __syncwarp();
+    // The units of degree j of a layer, where those before are known; of the last layer the parameters of column j.
+    // Passing: of the last layer what the last hidden layer's units of degree j give to column j and those after.
+    template <bool passing>
+    HEPGEN_FN Region of_degree(int layer, int j) {
+        const int keep = stop(layer, j - 1), end = stop(layer, j);
+        if constexpr (passing) {
+            if (layer == shape.hidden) passed = keep;
+            if (layer > shape.hidden) {
+                const int begin = passed / 8, until = stop(shape.hidden, j) / 8, tiles = shape.padded[layer] / 8;
+                return {
+                    layer, j == 0 || until > begin ? 2 * j / 8 : tiles, tiles, begin, until, 0, shape.padded[layer]};
+            }
+        }
+        return {layer, keep / 8, tiles_for(end), 0, tiles_for(stop(layer - 1, j)), keep, end};
     }
 
     // All layers, where all columns are known.
     template <bool passing = false>
     HEPGEN_FN void compute_all() {
-        const int last = shape.hidden + (passing ? -1 : 1);
+        const int layers = shape.hidden + (passing ? -1 : 1), regions = layers + (passing ? 2 * shape.features : 0);
         __syncwarp();
-        for (int layer = 1; layer <= last; ++layer) compute_layer(layer);
-        if constexpr (passing) {
-            for (int j = 0; j < shape.features; ++j) compute_passing(j);
+#pragma unroll 1
+        for (int i = 0; i < regions; ++i) {
+            const int turn = i - layers;
+            compute(turn < 0 ? whole(i + 1) : of_degree<passing>(shape.hidden + turn % 2, turn / 2));
         }
     }
 
     // The parameters of column j, where those before it are known.
     template <bool passing>
     HEPGEN_FN void compute_column(int j) {
-        const int last = shape.hidden + (passing ? -1 : 1);
-        for (int layer = 1; layer <= last; ++layer) compute_degree(layer, j);
-        if constexpr (passing) compute_passing(j);
+#pragma unroll 1
+        for (int layer = 1; layer <= shape.hidden + 1; ++layer) compute(of_degree<passing>(layer, j));
     }
 
     HEPGEN_FN void load_context() const {
@@ -330,9 +350,6 @@ HEPGEN_FN T* tile_memory(const MafTask<T>& task) {
 }
 
 // --- what the host decides
-
-inline constexpr int kMafWarps = 8;                          // of a thread block at most
-inline constexpr int kApplyGroups = 2, kBackwardGroups = 1;  // see MafLayout
 
 enum class Pass { apply, forward_backward, inverse_backward };
 
