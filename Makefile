@@ -12,7 +12,7 @@ STRICT := $(if $(CI),--config-settings=cmake.define.HEPGEN_WERROR=ON)
 KERNELS := --config-settings=cmake.define.HEPGEN_CUDA_ARCHITECTURES=$(if $(shell command -v nvidia-smi),native,90) \
   --config-settings=cmake.define.HEPGEN_EMULATED=ON
 
-.PHONY: demo test lint sanitize robustness bench clean
+.PHONY: demo test lint sanitize triton robustness bench clean
 
 demo: $(INSTALLED)
 	$(BIN)/hepgen demo --out hepgen-demo --overwrite
@@ -36,6 +36,12 @@ sanitize: $(INSTALLED)
 	    -DHEPGEN_TESTS=ON -DHEPGEN_ONE_ISA=$(SANITIZE_ISA) && cmake --build build/sanitize-$$kind && \
 	  UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 TSAN_OPTIONS=halt_on_error=1 build/sanitize-$$kind/hepgen_tests || exit 1; \
 	done
+
+# the Triton kernels in the interpreter of the version that they ran with on a card: minutes of their own, so not a part of `make test`,
+# where they skip unless triton is there
+triton: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet triton==3.6.0
+	PYTHONSAFEPATH=1 $(BIN)/python -m pytest tests/kernels -k triton
 
 # what happens when processes are killed, disks fill up and files are damaged: docs/robustness.md
 robustness: $(INSTALLED)
