@@ -33,7 +33,7 @@ SANITIZE_ISA := $(shell grep -qw avx2 /proc/cpuinfo 2>/dev/null && echo avx2 || 
 sanitize: $(INSTALLED)
 	export PATH="$(CURDIR)/$(BIN):$$PATH"; for kind in address,undefined thread; do \
 	  cmake -S . -B build/sanitize-$$kind -G Ninja -DHEPGEN_SANITIZE=$$kind -DHEPGEN_WERROR=ON -DHEPGEN_PYTHON=OFF \
-	    -DHEPGEN_TESTS=ON -DHEPGEN_ONE_ISA=$(SANITIZE_ISA) && cmake --build build/sanitize-$$kind && \
+	    -DHEPGEN_CUDA=OFF -DHEPGEN_TESTS=ON -DHEPGEN_ONE_ISA=$(SANITIZE_ISA) && cmake --build build/sanitize-$$kind && \
 	  UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 TSAN_OPTIONS=halt_on_error=1 build/sanitize-$$kind/hepgen_tests || exit 1; \
 	done
 

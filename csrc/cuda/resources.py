@@ -36,7 +36,8 @@ def readable(names: list[str]) -> list[str]:
     if not filters:
         return names
     text = subprocess.run([filters[0]], input="\n".join(names), capture_output=True, text=True, check=True).stdout
-    return [re.sub(r"\(.*|hepgen::cuda::|\(anonymous namespace\)::|^void ", "", line) for line in text.splitlines()]
+    plain = [re.sub(r"hepgen::cuda::|\(anonymous namespace\)::|^void ", "", line) for line in text.splitlines()]
+    return [line.partition("(")[0] for line in plain]
 
 
 def kernels(report: str) -> list[tuple[str, int, int, int]]:
