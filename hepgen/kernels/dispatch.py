@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import importlib.metadata
 import importlib.util
 import os
 import sys
@@ -141,11 +142,23 @@ def _reason_against(op: str, name: str) -> str:
     if name == "cuda":
         return _reason_against_cuda(op)
     if name == "triton":
-        if not _has_triton():
-            return "triton is not installed: pip install triton"
-        if not triton_interprets() and not _has_gpu():
-            return "torch has no GPU here, and TRITON_INTERPRET is not 1"
+        return _reason_against_triton()
     return ""
+
+
+@functools.cache
+def triton_is_known() -> bool:
+    """Whether the kernels pass the interpreter of the triton that is installed: that of 3.9 refuses some of their masks."""
+    major, minor = importlib.metadata.version("triton").split(".")[:2]
+    return (int(major), int(minor)) < (3, 7)
+
+
+def _reason_against_triton() -> str:
+    if not _has_triton():
+        return "triton is not installed: pip install triton"
+    if triton_interprets():
+        return "" if triton_is_known() else "the interpreter of this triton was not tried: make triton brings 3.6"
+    return "" if _has_gpu() else "torch has no GPU here, and TRITON_INTERPRET is not 1"
 
 
 def _reason_against_cuda(op: str) -> str:
