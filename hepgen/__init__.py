@@ -41,6 +41,7 @@ _MODULES = (
     "networks",
     "optim",
     "plots",
+    "ranks",
     "training",
     "variations",
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -14,16 +15,23 @@ Matrix = NDArray[np.float64]
 
 
 def rows_to_fit(
-    features: Features, events: Any, weights: ArrayLike | None, name: str, selection: Selection | None = None
+    features: Features,
+    events: Any,
+    weights: ArrayLike | None,
+    name: str,
+    selection: Selection | None = None,
+    *,
+    together: bool = True,
 ) -> tuple[Matrix, Matrix | None]:
     """Feature matrix (n, d) and signed weights (n,), or None, of the events that have the objects and pass the selection.
 
-    Over several ranks each gives its part of the events and gets the rows of all.
 
     Parameters
     ----------
     name
         Of the sample, for error messages: "sim" or "data".
+    together
+        Over several ranks, which all have to call this: each gives its part of the events and gets the rows of all.
 
     Raises
     ------
@@ -42,7 +50,8 @@ def rows_to_fit(
     if selection is not None:
         passed = np.asarray(selection.mask(events))[mask]
         matrix, kept = matrix[passed], None if kept is None else kept[passed]
-    matrix, kept = of_all_ranks(matrix, kept)
+    if together:
+        matrix, kept = of_all_ranks(matrix, kept)
     if not len(matrix):
         raise InputError(f"no event of {name} has the objects and passes the selection: nothing can be fitted")
     if kept is not None and kept.sum() <= 1e-9 * np.abs(kept).sum():
@@ -55,6 +64,8 @@ def rows_to_fit(
 
 def of_all_ranks(rows: Any, weights: Any) -> tuple[Any, Any]:
     """Rows (n, ...) or awkward events, and their weights (n,) or None, of all ranks in their order."""
+    if "torch" not in sys.modules:  # what starts ranks is torch
+        return rows, weights
     from hepgen import ranks
 
     if ranks.count() == 1:

@@ -218,5 +218,5 @@ class Weigher(Estimator):
 
     def _pair(self, sim: Any, data: Any, sim_weights: ArrayLike | None, data_weights: ArrayLike | None) -> list[tuple[Matrix, Matrix]]:
         sides = ((sim, sim_weights, "sim"), (data, data_weights, "data"))
-        found = [rows_to_fit(self.features, events, weights, name, self.selection) for events, weights, name in sides]
+        found = [rows_to_fit(self.features, events, weights, name, self.selection, together=False) for events, weights, name in sides]
         return [(rows, np.ones(len(rows)) if weights is None else weights) for rows, weights in found]

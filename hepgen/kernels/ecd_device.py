@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -33,7 +34,7 @@ class Refusal(NamedTuple):
     steps: int
 
 
-class DevicePlan:
+class DevicePlan(ABC):
     """Table, state and pieces of a list of contiguous parameters and their velocities.
 
     A backend defines `write` and `launch`.
@@ -60,13 +61,13 @@ class DevicePlan:
         self._look: tuple[Tensor, torch.cuda.Event | None] | None = None
         self._steps = 0
 
+    @abstractmethod
     def write(self, first: int, words: Sequence[int]) -> None:
         """Copy 64-bit words into the table, from word `first` on, in the order of the stream."""
-        raise NotImplementedError
 
+    @abstractmethod
     def launch(self, loss: Tensor | float, rule: Rule, rate: Tensor | None, steps: Tensor | None) -> None:
         """Start the kernels of a step."""
-        raise NotImplementedError
 
     def step(
         self,

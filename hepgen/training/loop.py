@@ -167,7 +167,11 @@ def _run(
     progress: bool | None,
 ) -> list[Record]:
     with nullcontext() if checkpoint is None or ranks.number() > 0 else held_alone(checkpoint):
-        return _Fit(objective, samples, plan, seeds, checkpoint).run(checkpoint_seconds, title, progress)
+        home = next(objective.parameters()).device
+        try:
+            return _Fit(objective, samples, plan, seeds, checkpoint).run(checkpoint_seconds, title, progress)
+        finally:
+            objective.to(home)
 
 
 class _Fit:
@@ -175,7 +179,6 @@ class _Fit:
         self, objective: Objective, samples: Mapping[str, Sample], plan: Plan, seeds: Sequence[int], checkpoint: Path | None
     ) -> None:
         self.objective, self.plan, self.checkpoint = objective, plan, checkpoint
-        self.home = next(objective.parameters()).device
         self.device = torch.device(plan.device)
         objective.to(self.device)
         self.ensemble = objective.members is not None
@@ -221,7 +224,6 @@ class _Fit:
         if self.checkpoint is not None:
             self._save()
         self.objective.load_state_dict(self.best)
-        self.objective.to(self.home)
         return self.records
 
     def _new_optimizers(self, stage: Stage) -> dict[str, torch.optim.Optimizer]:
