@@ -52,12 +52,15 @@ def fit_study(study: Study, *, overwrite: bool = False, progress: bool | None = 
         ranks.wait()
         model = study.estimator()
         share = ranks.number(), ranks.count()
-        sim, data = (study.load(which, model.features, share=share) for which in ("sim", "data"))
-        counts = np.sum(ranks.objects([len(sim.events), sim.read, len(data.events), data.read]), axis=0)
-        if first:
-            print("sim: {} of {} events pass; data: {} of {} events pass".format(*counts))
         options = {"seed": study.seed, "checkpoint": checkpoints, "progress": progress if first else False, **study.fit_options()}
-        model.fit(sim.events, data.events, sim.weights, data.weights, **options)
+        if study.fit.stream:
+            model.fit(study.stream("sim", share), study.stream("data", share), **options)
+        else:
+            sim, data = (study.load(which, model.features, share=share) for which in ("sim", "data"))
+            counts = np.sum(ranks.objects([len(sim.events), sim.read, len(data.events), data.read]), axis=0)
+            if first:
+                print("sim: {} of {} events pass; data: {} of {} events pass".format(*counts))
+            model.fit(sim.events, data.events, sim.weights, data.weights, **options)
     if not first:
         return None
     model.save(path, overwrite=overwrite)

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+import awkward as ak
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hepgen.errors import InputError, UsageError
 from hepgen.estimators import EventGenerator, Reweighter, SimToData
-from hepgen.events import Features, Selection, identity_columns, open_info, read, schema
+from hepgen.events import EventStream, Features, Selection, identity_columns, open_info, read, schema
 from hepgen.events.sources import expand
-
-if TYPE_CHECKING:
-    import awkward as ak
+from hepgen.events.streams import weight_columns, weights_of
 
 Weights = NDArray[np.float64]
+STREAMED_EVALUATION = 2_000_000  # events, where a study says nothing
 #: Sections that a task needs, and those it knows nothing of.
 FITTED, COMPARED = ("sim", "data"), ("sample", "generate", "models")
 SECTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -68,7 +69,10 @@ class SelectionSection(_Section):
 
 
 class FitSection(_Section):
-    """How the fit is run; see `hepgen.SimToData.fit` and `hepgen.Reweighter.fit`. What is not given is the estimator's own."""
+    """How the fit is run; see `hepgen.SimToData.fit` and `hepgen.Reweighter.fit`. What is not given is the estimator's own.
+
+    With `stream` the events of the fit are read in parts and kept on disk, not in memory.
+    """
 
     epochs: int | None = Field(default=None, ge=1)
     batch_size: int | None = Field(default=None, ge=1)
@@ -76,13 +80,18 @@ class FitSection(_Section):
     optimizer: str | None = None
     patience: int | None = Field(default=None, ge=1)
     device: str | None = None
+    stream: bool = False
 
 
 class EvaluationSection(_Section):
-    """Samples to evaluate on, those of the fit by default; columns to fill histograms of besides the features (of a reweighting)."""
+    """Samples to evaluate on, those of the fit by default; columns to fill histograms of besides the features (of a reweighting).
+
+    At most so many `events` of each are read, from every file its share: of a streamed fit two million where nothing is said, else all.
+    """
 
     sim: SampleSection | None = None
     data: SampleSection | None = None
+    events: int | None = Field(default=None, ge=1000)
     variables: list[str] = []
 
 
@@ -207,7 +216,7 @@ class Study(_Section):
 
     def fit_options(self) -> dict[str, Any]:
         """What of [fit] the estimator's `fit` takes."""
-        given = {name: value for name, value in self.fit.model_dump().items() if value is not None}
+        given = {name: value for name, value in self.fit.model_dump(exclude={"stream"}).items() if value is not None}
         if self.task == "reweight":
             given.pop("optimizer", None)  # chosen with the estimator
         return given
@@ -233,9 +242,22 @@ class Study(_Section):
         more = self.evaluation.variables if evaluation else []
         if more:
             features = Features(features.outputs, computed=[*features.computed, *more])
+        most = self.evaluation.events or (STREAMED_EVALUATION if self.fit.stream else None)
         return load_sample(
-            self._files(section), features, cuts, tree=section.tree, schema_name=section.schema_name, weights=section.weights, share=share
+            self._files(section),
+            features,
+            cuts,
+            tree=section.tree,
+            schema_name=section.schema_name,
+            weights=section.weights,
+            share=share,
+            most=most if evaluation else None,
         )
+
+    def stream(self, which: Literal["sim", "data"], share: tuple[int, int] = (0, 1)) -> EventStream:
+        """The events of a sample in parts; of the `share`: which of how many parts of the files."""
+        section = self._section(which)
+        return EventStream(self._files(section), section.tree, section.schema_name, section.weights).share(*share)
 
     def load_whole(self, features: Features) -> LoadedSample:
         """The events of a comparison that pass the selection, those that lack some of the objects too."""
@@ -289,6 +311,7 @@ def load_sample(
     weights: str = "auto",
     lacking: bool = False,
     share: tuple[int, int] = (0, 1),
+    most: int | None = None,
 ) -> LoadedSample:
     """Read the columns that features, selection, weights and identity need, and keep the events that pass.
 
@@ -306,6 +329,8 @@ def load_sample(
         Keep events that lack some of the objects.
     share
         Which of how many equal parts of the entries to read.
+    most
+        Read so many entries at most, the first of every file in proportion to its length.
 
     Raises
     ------
@@ -316,16 +341,18 @@ def load_sample(
     view = schema(schema_name or info.schema)
     columns = set(features.columns(info.branches)) | set(identity_columns(info.branches, view))
     columns |= set(selection.columns(info.branches)) if selection is not None else set()
-    columns |= set(view.weight_columns(info.branches)) if weights == "auto" else {weights} - {"none"}
-    part: dict[str, int] = {}
-    if share[1] > 1:
-        total = sum(open_info(file, tree).entries for file in expand(files))
-        part = {"entry_start": total * share[0] // share[1], "entry_stop": total * (share[0] + 1) // share[1]}
-    events = read(files, tree=tree, schema=view, columns=columns, **part)
-    if weights == "auto":
-        values = view.weight(events)
+    columns |= weight_columns(view, info.branches, weights)
+    options: dict[str, Any] = {"tree": tree, "schema": view, "columns": columns}
+    entries = {file: open_info(file, tree).entries for file in expand(files)} if share[1] > 1 or most is not None else {}
+    total = sum(entries.values())
+    if most is not None and most < total:
+        events = ak.concatenate([read(file, **options, entry_stop=math.ceil(n * most / total)) for file, n in entries.items()])
     else:
-        values = np.ones(len(events)) if weights == "none" else np.asarray(events[weights], dtype=np.float64)
+        part: dict[str, Any] = (
+            {"entry_start": total * share[0] // share[1], "entry_stop": total * (share[0] + 1) // share[1]} if share[1] > 1 else {}
+        )
+        events = read(files, **options, **part)
+    values = weights_of(view, events, weights)
     kept = np.ones(len(events), dtype=bool) if lacking else features.to_matrix(events)[1]
     if selection is not None:
         kept &= selection.mask(events)

@@ -115,7 +115,7 @@ def test_what_a_reweighting_has_not_is_refused(folder: Path) -> None:
     assert "adam" in json.dumps(study.estimator().document())
 
 
-def test_two_ranks_read_their_parts_and_fit_one_model(tmp_path: Path) -> None:
+def test_two_ranks_read_their_parts_and_fit_one_model_in_memory_and_on_disk(tmp_path: Path) -> None:
     from hepgen import load, samples
 
     paths = '["photon[0].pt", "photon[0].eta", "photon[1].pt"]'
@@ -123,13 +123,18 @@ def test_two_ranks_read_their_parts_and_fit_one_model(tmp_path: Path) -> None:
     study = 'output = "{{}}"\n[sim]\nfiles = ["{sim}"]\n[data]\nfiles = ["{data}"]\n[features]\npaths = {paths}\n[model]\n{model}\n'
     text = study.format(**samples.packaged("diphoton"), paths=paths, model=model)
     fitted = {}
-    for name, options in (("one", []), ("two", ["--ranks", "2"])):
-        (tmp_path / f"{name}.toml").write_text(text.format(name))
+    for name, options in (("one", []), ("two", ["--ranks", "2"]), ("streamed", ["--ranks", "2"])):
+        stream = "stream = true\n[evaluation]\nevents = 1500\n" if name == "streamed" else ""
+        (tmp_path / f"{name}.toml").write_text(text.format(name) + stream)
         command = [sys.executable, "-m", "hepgen", "fit", str(tmp_path / f"{name}.toml"), "--quiet", *options]
         done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        assert done.stdout.count("events pass; data:") == 1
+        assert done.stdout.count("events pass; data:") == (0 if stream else 1)
         fitted[name] = load(tmp_path / name / "model.hepgen")
-    one, two = fitted["one"], fitted["two"]
-    assert two.record["events"] == one.record["events"]
-    assert two.coordinates.to_dict() == one.coordinates.to_dict()
-    assert two.record["stages"][0]["epochs"][-1]["valid"] == pytest.approx(one.record["stages"][0]["epochs"][-1]["valid"], rel=0.1)
+    one = fitted.pop("one")
+    assert fitted["two"].coordinates.to_dict() == one.coordinates.to_dict()
+    for other in fitted.values():
+        assert other.record["events"] == one.record["events"]
+        np.testing.assert_array_equal(other.limits, one.limits)
+        assert other.record["stages"][0]["epochs"][-1]["valid"] == pytest.approx(one.record["stages"][0]["epochs"][-1]["valid"], rel=0.1)
+    evaluated = json.loads((tmp_path / "streamed" / "report" / "metrics.json").read_text())["samples"]
+    assert 1000 < evaluated["data"]["events"] <= 1501, evaluated

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hepgen.errors import InputError
+from hepgen.errors import InputError, UsageError
 from hepgen.estimators import cache
 from hepgen.estimators.model_file import pack, sha256_of, write_model
-from hepgen.events import Features, identity
+from hepgen.events import EventStream, Features, identity
 from hepgen.events import schema as schema_named
 from hepgen.events.layouts import has_data
 
@@ -61,6 +61,8 @@ class Estimator(ABC):
 
     def as_records(self, events: Any) -> Any:
         """Events as records in GeV and rad, also where they are as a file of the model's schema has them."""
+        if isinstance(events, EventStream):
+            raise UsageError("a stream is for the fit of SimToData and Reweighter: read its files by hepgen.events.read instead")
         branches = self._branches(events)
         return schema_named(str(self.schema)).view(events, columns=branches) if branches else events
 

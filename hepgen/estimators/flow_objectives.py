@@ -18,7 +18,7 @@ from hepgen.losses import MMD, KLOfKDE
 from hepgen.networks import MAF
 from hepgen.optim import MDMM
 from hepgen.training import Batch, Objective, Sample
-from hepgen.training.samples import mix_seed
+from hepgen.training.orders import mix_seed
 
 VALIDATION_ROWS = 8192
 

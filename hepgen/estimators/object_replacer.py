@@ -203,7 +203,8 @@ class ObjectReplacer(Transformer):
 
     def _rows(self, events: Any, weights: ArrayLike | None, name: str) -> tuple[Matrix, Matrix | None]:
         records = self.as_records(events)
-        return rows_to_fit(self.features.bind(find_picks(self.fit_picks, records)), records, weights, name, self.selection)
+        rows = rows_to_fit(self.features.bind(find_picks(self.fit_picks, records)), records, weights, name, self.selection)
+        return rows.matrix, rows.weights
 
     def _fit_transfer(
         self,

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hepgen.errors import InputError
+from hepgen.estimators.fit_samples import sample_of
 from hepgen.estimators.gan_objective import MOST_COLUMNS, AdversarialObjective
 from hepgen.losses.adversarial import adversarial_loss
 from hepgen.networks import MAF
 from hepgen.networks.gan import DenseDiscriminator, DenseGenerator, Discriminator, Generator, gan_networks
 from hepgen.training import Batch, Objective, Plan, Sample, train
-from hepgen.training.samples import mix_seed
+from hepgen.training.orders import mix_seed
 
 Matrix = NDArray[np.float64]
 
@@ -65,7 +66,7 @@ def fit_flow(
     """
     torch.manual_seed(plan.seed)
     flow = MAF(outputs, scaled.shape[1] - outputs, *shape, seed=plan.seed)
-    sample = _sample(scaled, weights)
+    sample = sample_of(scaled, weights)
     file = checkpoint / "flow.checkpoint" if checkpoint is not None else None
     record = train(ConditionalLogLoss(flow), {"signal": sample}, plan, checkpoint=file, title="flow fit", progress=progress)
     return {name: tensor.detach().numpy() for name, tensor in flow.state_dict().items()}, record.to_dict()
@@ -108,7 +109,7 @@ def fit_gan(
     InputError
         All attempts failed.
     """
-    sample, inputs = _sample(scaled, weights), scaled.shape[1] - shape.outputs
+    sample, inputs = sample_of(scaled, weights), scaled.shape[1] - shape.outputs
     # an event a cell or more, or emptiness is all that counts; the paper has 10^4 cells
     bins = min(max(int((plan.validation * len(sample)) ** (1 / MOST_COLUMNS)), 2), 10)
     best: tuple[float, dict[str, NDArray[Any]], dict[str, Any]] | None = None
@@ -159,9 +160,3 @@ def _columns_alone(objective: AdversarialObjective, sample: Sample, plan: Plan) 
         for _ in range(objective.copies)
     ]
     return objective.score(reference, copies)
-
-
-def _sample(scaled: Matrix, weights: Matrix | None) -> Sample:
-    """Rows and signed weights, brought to a mean of one, for the training loop."""
-    mean_one = None if weights is None else torch.from_numpy((weights / weights.mean()).astype(np.float32))
-    return Sample(torch.from_numpy(scaled.astype(np.float32)), mean_one)

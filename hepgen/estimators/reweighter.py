@@ -15,9 +15,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from hepgen.errors import InputError, UsageError
 from hepgen.estimators.base import Matrix
-from hepgen.estimators.fit_rows import rows_to_fit
+from hepgen.estimators.fit_rows import FitRows, over_ranks, rows_to_fit
 from hepgen.estimators.ratio_arrays import Weighted, per_event
 from hepgen.estimators.ratio_checks import Calibrator, ess, isotonic
+from hepgen.estimators.ratio_sums import Sums, together
 from hepgen.estimators.weigher import Weigher
 from hepgen.events import Angle, Chain, Features, Scaler, Selection, Standard
 from hepgen.losses.ratio import checked_link, log_ratio
@@ -193,10 +194,10 @@ class Reweighter(Weigher):
         Parameters
         ----------
         sim, data
-            Events: awkward arrays in GeV and rad that hold the features. Events without the objects, or outside the selection,
-            take no part.
+            Events: awkward arrays in GeV and rad that hold the features, or `hepgen.events.EventStream` of files that do not fit into
+            memory. Events without the objects, or outside the selection, take no part.
         sim_weights, data_weights
-            Signed event weights (n,), or None for one each. The ratio is that of the weighted densities.
+            Signed event weights (n,), or None for one each; a stream has its own. The ratio is that of the weighted densities.
         epochs, batch_size
             At most so many passes through the longer sample (50), and events of each sample in a step (1000).
         seed
@@ -221,34 +222,36 @@ class Reweighter(Weigher):
         FitInterrupted
             Stopped by Ctrl-C after writing the checkpoint.
         """
-        from hepgen.estimators.reweighter_fit import Shape, fit_members, sample
+        from hepgen.estimators.fit_samples import training_sample
+        from hepgen.estimators.reweighter_fit import Shape, fit_members
 
         self.changed()
         s, self.seed = self.settings, seed
+        folder = None if checkpoint is None else Path(checkpoint)
         parts = {
-            "sim": rows_to_fit(self.features, sim, sim_weights, "sim", self.selection),
-            "data": rows_to_fit(self.features, data, data_weights, "data", self.selection),
+            name: rows_to_fit(self.features, events, weights, name, self.selection, seed=seed, folder=folder)
+            for name, events, weights in (("sim", sim, sim_weights), ("data", data, data_weights))
         }
-        scaler = deepcopy(self.scaler).fit(*_together(*parts.values()))
+        scaler = deepcopy(self.scaler).fit(*together(*(rows.learnt() for rows in parts.values())))
         training, held = parts, {}
         if self.calibration is not None:
-            rows = {name: _split(len(part[0]), s.calibration_share, seed, i) for i, (name, part) in enumerate(parts.items())}
-            training, held = ({name: _take(part, rows[name][side]) for name, part in parts.items()} for side in (0, 1))
+            split = {name: rows.split(s.calibration_share, (seed, 6, i)) for i, (name, rows) in enumerate(parts.items())}
+            training, held = ({name: pair[side] for name, pair in split.items()} for side in (0, 1))
         plan = replace(self._plan(epochs, batch_size, seed, learning_rate, patience), device=device)
         members = fit_members(
-            {name: sample(scaler.forward(matrix), weights) for name, (matrix, weights) in training.items()},
+            {name: training_sample(rows, scaler.forward, folder) for name, rows in training.items()},
             Shape(self.loss, self.link, s.hidden, s.activation, s.dropout),
             plan,
             self.ensemble,
-            checkpoint=None if checkpoint is None else Path(checkpoint),
+            checkpoint=folder,
             progress=progress,
         )
         self.scaler, self.networks = scaler, [self._frozen(member.state) for member in members]
         self.calibrator, self.log_scale = None, 0.0
         if held:
-            (sim_held, sim_w), (data_held, data_w) = held.values()
-            self.calibrator = isotonic(self._raw(sim_held)[0], self._raw(data_held)[0], sim_w, data_w)
-        events = {name: len(matrix) for name, (matrix, _) in parts.items()}
+            kept_sim, kept_data = (rows.learnt() for rows in held.values())
+            self.calibrator = isotonic(self._raw(kept_sim.matrix)[0], self._raw(kept_data.matrix)[0], kept_sim.weights, kept_data.weights)
+        events = {name: rows.events() for name, rows in parts.items()}
         self.record = {"events": events, "plan": asdict(plan), "members": [member.record for member in members]}
         self._normalise(*parts.values())
         self.record = json.loads(json.dumps(self.record))  # as it will be read back: lists, no tuples
@@ -281,23 +284,32 @@ class Reweighter(Weigher):
             options |= {"F0": F0[self.loss] if s.F0 is None else s.F0, "nu": s.nu} | ({} if s.eta is None else {"eta": s.eta})
         return options
 
-    def _normalise(self, sim: tuple[Matrix, Matrix | None], data: tuple[Matrix, Matrix | None]) -> None:
+    def _normalise(self, sim: FitRows, data: FitRows) -> None:
         """Find the scale from the events of the fit, and note what the weights of the simulation are like."""
-        own, target = (np.ones(len(rows)) if weights is None else weights for rows, weights in (sim, data))
-        found = self.weigh(sim[0])
-        total = float((own * found.nominal).sum())
+        sums = sum((self._sums(*part) for part in sim.parts()), Sums())
+        (sums,) = (Sums(*found) for found in over_ranks(sim.on_disk, np.sum, sums.all))
+        total, own, target = sums.reweighted, sums.own, data.mean_weight() * data.events()
         if not (np.isfinite(total) and total > 0):
             self.networks = []
             raise InputError(f"the weights of the simulation times the ratios sum to {total:.3g}: nothing can be normalised to them")
         if self.normalise is not None:
-            self.log_scale = float(np.log((own if self.normalise == "sim" else target).sum() / total))
-        weights = own * found.nominal * np.exp(self.log_scale)
-        self.record["sums"] = {"sim": float(own.sum()), "data": float(target.sum()), "reweighted": float(weights.sum())}
-        self.record["ess"] = {"sim": ess(own), "reweighted": ess(weights)}
+            self.log_scale = float(np.log((own if self.normalise == "sim" else target) / total))
+        scale = float(np.exp(self.log_scale))
+        self.record["sums"] = {"sim": own, "data": target, "reweighted": scale * total}
+        self.record["ess"] = {"sim": own**2 / sums.own_squares, "reweighted": total**2 / sums.squares}
         if self.clip is not None:
-            ratios = np.exp(self._calibrated(sim[0]))
-            lost = (own * np.maximum(ratios - self.clip, 0)).sum() / (own * ratios).sum()
-            self.record["clip"] = {"events": found.clipped, "share_of_weight": float(lost)}
+            self.record["clip"] = {"events": int(sums.clipped), "share_of_weight": sums.lost / sums.unclipped}
+
+    def _sums(self, matrix: Matrix, own: Matrix) -> Sums:
+        """Of some rows of the simulation and their own weights, while there is no scale yet."""
+        found = self.weigh(matrix)
+        weights = own * found.nominal
+        squares = float((own**2).sum()), float((weights**2).sum())
+        if self.clip is None:
+            return Sums(float(own.sum()), float(weights.sum()), *squares)
+        ratios = np.exp(self._calibrated(matrix))
+        lost, unclipped = float((own * np.maximum(ratios - self.clip, 0)).sum()), float((own * ratios).sum())
+        return Sums(float(own.sum()), float(weights.sum()), *squares, found.clipped, lost, unclipped)
 
     def _frozen(self, state: Mapping[str, NDArray[Any]]) -> FrozenMLP:
         network = FrozenMLP(state, activation=self.settings.activation)
@@ -381,23 +393,6 @@ def _standard(features: Features) -> Scaler:
         for name, angle, own in zip(features.names, features.periodic, default, strict=True)
     ]
     return Scaler(chosen, features.names)
-
-
-def _together(sim: tuple[Matrix, Matrix | None], data: tuple[Matrix, Matrix | None]) -> tuple[Matrix, Matrix | None]:
-    """Rows and weights of both samples as one, in which each has the same sum."""
-    weights = [np.full(len(rows), 1 / len(rows)) if w is None else w / w.sum() for rows, w in (sim, data)]
-    return np.concatenate([sim[0], data[0]]), np.concatenate(weights)
-
-
-def _split(length: int, share: float, seed: int, number: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows to train with and rows to keep, both in order."""
-    order = np.random.default_rng([seed, 6, number]).permutation(length)
-    held = max(round(share * length), 1)
-    return np.sort(order[held:]), np.sort(order[:held])
-
-
-def _take(part: tuple[Matrix, Matrix | None], rows: NDArray[np.int64]) -> tuple[Matrix, Matrix | None]:
-    return part[0][rows], None if part[1] is None else part[1][rows]
 
 
 def _under(prefix: str, tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

@@ -15,7 +15,7 @@ from hepgen.kernels.perceptron import Dropout
 from hepgen.losses.ratio_loss import RatioLoss
 from hepgen.networks import MLP, EnsembleMLP
 from hepgen.training import Batch, Objective, Plan, Sample, train_ensemble
-from hepgen.training.samples import mix_seed
+from hepgen.training.orders import mix_seed
 
 Matrix = NDArray[np.float64]
 
@@ -64,12 +64,6 @@ class Shape(NamedTuple):
     hidden: Sequence[int]
     activation: str
     dropout: float
-
-
-def sample(values: Matrix, weights: Matrix | None) -> Sample:
-    """Scaled rows (n, d) and signed weights (n,), brought to a mean of one, for the training loop."""
-    mean_one = None if weights is None else torch.from_numpy((weights / weights.mean()).astype(np.float32))
-    return Sample(torch.from_numpy(values.astype(np.float32)), mean_one)
 
 
 def fit_members(

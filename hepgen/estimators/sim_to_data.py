@@ -182,10 +182,10 @@ class SimToData(Transformer):
         Parameters
         ----------
         sim, data
-            Events: awkward arrays in GeV and rad that hold the features. Events without the objects, or outside the selection,
-            take no part.
+            Events: awkward arrays in GeV and rad that hold the features, or `hepgen.events.EventStream` of files that do not fit into
+            memory. Events without the objects, or outside the selection, take no part.
         sim_weights, data_weights
-            Signed event weights (n,), or None for one each.
+            Signed event weights (n,), or None for one each; a stream has its own.
         epochs, batch_size
             Passes through the longer sample, and events per step; per-loss defaults where None.
         seed
@@ -209,18 +209,23 @@ class SimToData(Transformer):
         FitInterrupted
             Stopped by Ctrl-C after writing the checkpoint.
         """
+        from hepgen.estimators.fit_samples import training_sample
         from hepgen.training import Plan
 
         self.changed()
-        matrices = [
-            rows_to_fit(self.features, events, weights, name, self.fit_selection)
-            for events, weights, name in ((sim, sim_weights, "sim"), (data, data_weights, "data"))
-        ]
-        (sim_matrix, sim_w), (data_matrix, data_w) = matrices
-        self.coordinates.fit(data_matrix, data_w)
-        self.limits = np.stack([data_matrix.min(0), data_matrix.max(0)], axis=1)[: len(self.features.outputs)]
+        folder = Path(checkpoint) if checkpoint is not None else None
+        parts = {
+            name: rows_to_fit(self.features, events, weights, name, self.fit_selection, seed=seed, folder=folder)
+            for name, events, weights in (("sim", sim, sim_weights), ("data", data, data_weights))
+        }
+        learnt = {name: rows.learnt() for name, rows in parts.items()}
+        self.coordinates.fit(learnt["data"].matrix, learnt["data"].weights)
+        self.limits = parts["data"].limits()[: len(self.features.outputs)]
         self.seed = seed
-        samples = {"sim": self._sample(sim_matrix, sim_w), "data": self._sample(data_matrix, data_w)}
+        samples = {name: training_sample(rows, self.coordinates.forward, folder) for name, rows in parts.items()}
+        known = {
+            name: training_sample(learnt[name], self.coordinates.forward) if sample.on_disk else sample for name, sample in samples.items()
+        }
         default = DEFAULTS[self.loss]
         warm = self.settings.warm_start if self.loss != "nll" else 0
         rates = learning_rate or (WARM_RATES if warm else Plan.learning_rate)
@@ -228,21 +233,27 @@ class SimToData(Transformer):
         plan = Plan(epochs or default.epochs, size, rates, optimizer=optimizer, patience=patience, seed=seed, device=device)
         stages = [("nll", replace(plan, epochs=warm, learning_rate=Plan.learning_rate))] if warm else []
         stages.append((self.loss, plan))
-        self._fit_stages(samples, stages, Path(checkpoint) if checkpoint is not None else None, progress)
+        self.record = {"events": {name: rows.events() for name, rows in parts.items()}, "stages": []}
+        self._fit_stages(samples, known, stages, folder, progress)
         return self
 
     def _fit_stages(
-        self, samples: Mapping[str, Sample], stages: list[tuple[str, Plan]], folder: Path | None, progress: bool | None
+        self,
+        samples: Mapping[str, Sample],
+        known: Mapping[str, Sample],
+        stages: list[tuple[str, Plan]],
+        folder: Path | None,
+        progress: bool | None,
     ) -> None:
+        """Fit to samples; what losses have to know beforehand is learnt from `known`, which is in memory."""
         import torch
 
         from hepgen.training import train
 
         torch.manual_seed(self.seed)
         flow = self._new_flow()
-        self.record = {"events": {name: len(sample) for name, sample in samples.items()}, "stages": []}
         for loss, stage in stages:
-            objective = self._objective(loss, flow, samples, stage)
+            objective = self._objective(loss, flow, known, stage)
             checkpoint = folder / f"{loss}.checkpoint" if folder is not None else None
             record = train(objective, samples, stage, checkpoint=checkpoint, title=f"{loss} fit", progress=progress)
             self.record["stages"].append({"loss": loss, "plan": asdict(stage), **objective.about(), **record.to_dict()})
@@ -256,14 +267,6 @@ class SimToData(Transformer):
         if (flow.features, flow.context, len(flow.blocks), flow.hidden) != expected:
             raise UsageError(f"the flow has not the columns, blocks and widths {expected} that its settings say")
         return flow
-
-    def _sample(self, matrix: Matrix, weights: Matrix | None) -> Sample:
-        import torch
-
-        from hepgen.training import Sample
-
-        values = torch.from_numpy(self.coordinates.forward(matrix).astype(np.float32))
-        return Sample(values, None if weights is None else torch.from_numpy((weights / weights.mean()).astype(np.float32)))
 
     def _new_flow(self) -> MAF:
         from hepgen.networks import MAF

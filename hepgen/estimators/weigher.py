@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from hepgen.errors import InputError, UsageError
 from hepgen.estimators.base import Estimator, Invalid, Keys, Matrix
-from hepgen.estimators.fit_rows import rows_to_fit
+from hepgen.estimators.fit_rows import rows_of
 from hepgen.estimators.ratio_arrays import Counts, Systematic, Weighted, counted, of_events, of_objects, per_event
 from hepgen.estimators.ratio_checks import Closure, Reliability, ess, reliability
 from hepgen.events import Scaler, Selection
@@ -218,5 +218,5 @@ class Weigher(Estimator):
 
     def _pair(self, sim: Any, data: Any, sim_weights: ArrayLike | None, data_weights: ArrayLike | None) -> list[tuple[Matrix, Matrix]]:
         sides = ((sim, sim_weights, "sim"), (data, data_weights, "data"))
-        found = [rows_to_fit(self.features, events, weights, name, self.selection, together=False) for events, weights, name in sides]
+        found = [rows_of(self.features, events, weights, name, self.selection) for events, weights, name in sides]
         return [(rows, np.ones(len(rows)) if weights is None else weights) for rows, weights in found]

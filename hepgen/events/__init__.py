@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from hepgen.events.schemas import schema as schema
     from hepgen.events.selections import Cut as Cut
     from hepgen.events.selections import Selection as Selection
+    from hepgen.events.streams import EventStream as EventStream
     from hepgen.events.writing import Writer as Writer
     from hepgen.events.writing import write as write
 
@@ -42,6 +43,7 @@ _LAZY = {
     "Angle": "scalings",
     "Chain": "scalings",
     "Cut": "selections",
+    "EventStream": "streams",
     "Extract": "features",
     "Features": "features",
     "Identity": "scalings",

@@ -105,7 +105,7 @@ def train(
         What is fitted; changed in place.
     samples
         Named samples; each is split into training and validation events, and shuffled, independently. Over several ranks they are the same
-        on all, and each rank takes its part of the rows.
+        on all, and each rank takes its part of the rows; of those on disk each rank has its own.
     plan
         Epochs, batches, optimiser and schedule.
     checkpoint
@@ -182,8 +182,9 @@ class _Fit:
         self.device = torch.device(plan.device)
         objective.to(self.device)
         self.ensemble = objective.members is not None
-        there = {name: sample.part(ranks.split(len(sample))).to(self.device) for name, sample in samples.items()}
-        self.order = BatchOrder(there, plan.validation, plan.batch_size, seeds, ensemble=self.ensemble)
+        mine = {name: sample.of_rank() for name, sample in samples.items()}
+        there = {name: sample if sample.on_disk else sample.to(self.device) for name, sample in mine.items()}
+        self.order = BatchOrder(there, plan.validation, plan.batch_size, seeds, ensemble=self.ensemble, device=self.device)
         self.seeds = seeds
         self.modules: dict[str, nn.Module] = {name: objective.get_submodule(name) for name in objective.players} or {WHOLE: objective}
         self.parameters = {name: [p for p in module.parameters() if p.requires_grad] for name, module in self.modules.items()}
@@ -247,7 +248,8 @@ class _Fit:
 
     def _new_graph(self) -> StepGraph | None:
         """Where steps can be replayed."""
-        capturable = self.objective.capturable and not self.ensemble and not self.objective.players
+        on_disk = any(sample.on_disk for sample in self.order.samples.values())
+        capturable = self.objective.capturable and not self.ensemble and not self.objective.players and not on_disk
         if self.device.type != "cuda" or ranks.count() > 1 or not capturable or self.plan.stage(self.epoch).optimizer not in CAPTURABLE:
             return None
         return StepGraph(lambda batch: self._descend(WHOLE, self.objective.losses(batch)), self.order)

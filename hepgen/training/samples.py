@@ -12,17 +12,22 @@ from torch import Tensor
 
 from hepgen import ranks
 from hepgen.errors import InputError
+from hepgen.training.orders import HELD_ON_DISK, Order, Shuffled, Windows, held_out_of, mix_seed
+
+HASHED = 1 << 20  # rows at a time
 
 
 @dataclass(frozen=True)
 class Sample:
     """Rows of one sample: values (n, k) and signed weights (n,), or None for one each.
 
-    In the batches of an ensemble an axis of members comes first.
+    In the batches of an ensemble an axis of members comes first. What is `on_disk` is mapped from there in a random order, never all in
+    memory or on a GPU, and over several ranks each has rows of its own.
     """
 
     values: Tensor
     weights: Tensor | None = None
+    on_disk: bool = False
 
     def __len__(self) -> int:
         return len(self.values)
@@ -30,6 +35,10 @@ class Sample:
     def part(self, rows: slice) -> Sample:
         """Consecutive rows."""
         return Sample(self.values[rows], None if self.weights is None else self.weights[rows])
+
+    def of_rank(self) -> Sample:
+        """Those rows of a sample that this rank fits."""
+        return self if self.on_disk or ranks.count() == 1 else self.part(ranks.split(len(self)))
 
     def to(self, device: torch.device | str) -> Sample:
         """The same rows on a device."""
@@ -73,12 +82,6 @@ class Batch:
         return torch.Generator(device).manual_seed(self.seeds[0])
 
 
-def mix_seed(*parts: int) -> int:
-    """One 63-bit seed out of several integers, so that every (seed, epoch, step) has random numbers of its own."""
-    digest = hashlib.blake2b(",".join(map(str, parts)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
-
-
 class BatchOrder:
     """Which rows each step of each epoch takes: a function of (seed, epoch, step) alone, so that a fit resumes anywhere.
 
@@ -100,23 +103,35 @@ class BatchOrder:
         Of the members; one where there is no ensemble.
     ensemble
         Whether batches have an axis of members, even of one.
+    device
+        Of the batches, where the samples that are not on disk lie too.
     """
 
-    def __init__(self, samples: Mapping[str, Sample], validation: float, batch_size: int, seeds: Sequence[int], *, ensemble: bool) -> None:
-        self.samples, self.ensemble = samples, ensemble
+    def __init__(
+        self,
+        samples: Mapping[str, Sample],
+        validation: float,
+        batch_size: int,
+        seeds: Sequence[int],
+        *,
+        ensemble: bool,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.samples, self.ensemble, self.device = samples, ensemble, torch.device(device)
         self.seeds = tuple(seed if ranks.count() == 1 else mix_seed(seed, 6, ranks.number()) for seed in seeds)
-        self._training: dict[str, Tensor] = {}
-        self._held: dict[str, Tensor] = {}
+        self._orders: dict[str, Order] = {}
         for number, (name, sample) in enumerate(samples.items()):
             if len(sample) < 2:
                 raise InputError(f"a fit needs at least two events in every sample, and one of them has {len(sample)}")
-            held, shown = ranks.least(_held_out_of(len(sample), validation))
-            rows = torch.stack([_shuffled(len(sample), seed, 0, number) for seed in self.seeds]).to(sample.values.device)
-            self._held[name], self._training[name] = rows[:, :held].clone(), rows[:, held : held + shown].clone()
-        lengths = [rows.shape[1] for rows in self._training.values()]
+            held, shown = ranks.least(held_out_of(len(sample), validation, HELD_ON_DISK if sample.on_disk else None))
+            self._orders[name] = (
+                Windows(len(sample), held, shown, self.seeds, number)
+                if sample.on_disk
+                else Shuffled(len(sample), held, shown, self.seeds, number, sample.values.device)
+            )
+        lengths = [order.shown for order in self._orders.values()]
         self.batch_size = min(max(batch_size // ranks.count(), 1), *lengths)
         self.steps = max(max(lengths) // self.batch_size, 1)
-        self._orders: dict[str, tuple[object, Tensor]] = {}
 
     def batch(self, epoch: int, step: int, members: Sequence[int] = (0,)) -> Batch:
         """The batch of one step, of some members of the ensemble."""
@@ -125,13 +140,11 @@ class BatchOrder:
         return Batch(drawn, self.step_seeds(epoch, step, members), tuple(members))
 
     def rows(self, epoch: int, step: int, members: Sequence[int] = (0,)) -> dict[str, Tensor]:
-        """The rows of every sample that the batch of one step has, (members, batch size) of int32."""
+        """The rows of every sample that the batch of one step has, (members, batch size) of integers."""
         found = {}
-        for number, name in enumerate(self.samples):
-            per_pass = self._training[name].shape[1] // self.batch_size
-            order = self._order(name, number, epoch, step // per_pass, tuple(members))
-            start = step % per_pass * self.batch_size
-            found[name] = order[:, start : start + self.batch_size]
+        for name, order in self._orders.items():
+            turn, place = divmod(step, order.shown // self.batch_size)
+            found[name] = order.rows(epoch, turn, members, place * self.batch_size, self.batch_size)
         return found
 
     def step_seeds(self, epoch: int, step: int, members: Sequence[int] = (0,)) -> tuple[int, ...]:
@@ -140,36 +153,17 @@ class BatchOrder:
 
     def held_out(self, members: Sequence[int] = (0,)) -> Batch:
         """The rows held out, as one batch."""
-        rows = {name: self.take(name, rows[list(members)]) for name, rows in self._held.items()}
+        rows = {name: self.take(name, order.held_out(members)) for name, order in self._orders.items()}
         return Batch(rows, tuple(mix_seed(self.seeds[member], 3) for member in members), tuple(members))
 
     def seen(self, members: Sequence[int] = (0,)) -> Batch:
         """As many of the training rows as are held out, the same ones every time, as one batch."""
-        rows = {name: self.take(name, self._training[name][list(members), : held.shape[1]]) for name, held in self._held.items()}
+        rows = {name: self.take(name, order.some(members, min(order.held, order.shown))) for name, order in self._orders.items()}
         return Batch(rows, tuple(mix_seed(self.seeds[member], 4) for member in members), tuple(members))
 
     def take(self, name: str, rows: Tensor) -> Sample:
         """The events of one sample at `rows` (members, n)."""
-        return self.samples[name].take((rows if self.ensemble else rows[0]).long())
-
-    def _order(self, name: str, number: int, epoch: int, turn: int, members: tuple[int, ...]) -> Tensor:
-        key = (epoch, turn, members)
-        if name not in self._orders or self._orders[name][0] != key:
-            rows = self._training[name]
-            orders = [rows[m][_shuffled(rows.shape[1], self.seeds[m], 1, number, epoch, turn).to(rows.device).long()] for m in members]
-            self._orders[name] = key, torch.stack(orders)
-        return self._orders[name][1]
-
-
-def _held_out_of(length: int, validation: float) -> tuple[int, int]:
-    """How many of `length` rows are held out, and how many are not."""
-    held = min(max(round(validation * length), 1), length - 1)
-    return held, length - held
-
-
-def _shuffled(length: int, *seed: int) -> Tensor:
-    """The numbers below `length` in an order that the seed names; int32, for an ensemble has many of them."""
-    return torch.randperm(length, generator=torch.Generator().manual_seed(mix_seed(*seed)), dtype=torch.int32)
+        return self.samples[name].take((rows if self.ensemble else rows[0]).long()).to(self.device)
 
 
 def fingerprint(samples: Mapping[str, Sample], *settings: object) -> str:
@@ -178,6 +172,8 @@ def fingerprint(samples: Mapping[str, Sample], *settings: object) -> str:
     for name, sample in sorted(samples.items()):
         digest.update(name.encode())
         for tensor in (sample.values, sample.weights):
-            if tensor is not None:
-                digest.update(tensor.cpu().contiguous().numpy().tobytes())
+            for rows in () if tensor is None else tensor.split(HASHED):
+                digest.update(rows.cpu().contiguous().numpy().data)
+    if any(sample.on_disk for sample in samples.values()) and ranks.count() > 1:
+        digest = hashlib.sha256("".join(ranks.objects(digest.hexdigest())).encode())
     return digest.hexdigest()

@@ -12,11 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hepgen.estimators.fit_samples import sample_of
 from hepgen.estimators.generator_models.base import FitOptions, Rows, filled_with_noise
 from hepgen.estimators.generator_models.flow_matching import ACTIVATION, HIDDEN, TIMES, of_time
 from hepgen.estimators.generator_settings import GeneratorSettings, flow_plan
 from hepgen.networks import MLP
-from hepgen.training import Batch, Objective, Sample, train
+from hepgen.training import Batch, Objective, train
 
 AVERAGE = 1e-3  # share of the newest weights in their running average, larger at first
 
@@ -78,13 +79,7 @@ def fit_velocity(
         velocity = MLP(presence.columns + TIMES + presence.codes, presence.columns, settings.hidden or HIDDEN, ACTIVATION)
     values = np.concatenate([filled_with_noise(rows, options.seed), presence.one_hot(rows.index)], axis=1)
     file = options.checkpoint / "flow-matching.checkpoint" if options.checkpoint is not None else None
-    sample, objective = sample_of(values, rows), VelocityLoss(velocity, presence.columns)
+    sample, objective = sample_of(values, rows.weights), VelocityLoss(velocity, presence.columns)
     record = train(objective, {"events": sample}, plan, checkpoint=file, title="flow matching", progress=options.progress)
     state = {name: tensor.detach().numpy() for name, tensor in objective.average.state_dict().items()}
     return state, {"plan": asdict(plan), **record.to_dict()}
-
-
-def sample_of(matrix: NDArray[np.float64], rows: Rows) -> Sample:
-    """A matrix (n, width) and the weights of its rows, brought to a mean of one, for the training loop."""
-    weights = None if rows.weights is None else torch.from_numpy((rows.weights / rows.weights.mean()).astype(np.float32))
-    return Sample(torch.from_numpy(matrix.astype(np.float32)), weights)

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hepgen.errors import InputError
+from hepgen.estimators.fit_samples import sample_of
 from hepgen.estimators.gan_objective import AdversarialObjective, MmdObjective
 from hepgen.estimators.generator_models.base import FitOptions, Rows
-from hepgen.estimators.generator_models.flow_matching_fit import sample_of
 from hepgen.estimators.generator_models.gan import Box
 from hepgen.estimators.generator_models.pairs import PairHistograms
 from hepgen.estimators.generator_settings import GeneratorSettings, gan_plan
@@ -23,7 +23,7 @@ from hepgen.losses.adversarial import adversarial_loss
 from hepgen.networks import Discriminator, Generator
 from hepgen.networks.gan import DenseDiscriminator, DenseGenerator, gan_networks
 from hepgen.training import Sample, train
-from hepgen.training.samples import mix_seed
+from hepgen.training.orders import mix_seed
 
 HIDDEN = (256, 256, 256)
 #: The loss of a model, its steps of the discriminator for one of the generator, and its dropout. A critic has none, whose slope matters.
@@ -50,7 +50,7 @@ def fit_pair(
     plan = replace(gan_plan(model, settings, options.epochs, options.batch_size, options.seed), device=options.device)
     box = Box(*_edges(rows))
     boxed = np.where(presence.patterns[rows.index], box.forward(rows.values), 0.0)
-    sample = sample_of(np.concatenate([boxed, presence.one_hot(rows.index)], axis=1), rows)
+    sample = sample_of(np.concatenate([boxed, presence.one_hot(rows.index)], axis=1), rows.weights)
     failures = []
     for attempt in range(settings.restarts + 1):
         seed = plan.seed if attempt == 0 else mix_seed(plan.seed, 7, attempt)

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hepgen.estimators.fit_samples import sample_of
 from hepgen.estimators.generator_models.base import FitOptions, Matrix, Rows
-from hepgen.estimators.generator_models.flow_matching_fit import sample_of
 from hepgen.estimators.generator_settings import GeneratorSettings, vae_plan
 from hepgen.losses import vae_loss
 from hepgen.networks import VAE, latent_vae
@@ -50,7 +50,7 @@ def fit_vae(rows: Rows, settings: GeneratorSettings, latent: int, options: FitOp
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         vae = VAE(matrix.shape[1], latent, settings.hidden or HIDDEN)
-    record = _train(VaeObjective(vae, settings.beta), sample_of(matrix / scale, rows), plan, options, "bvae")
+    record = _train(VaeObjective(vae, settings.beta), sample_of(matrix / scale, rows.weights), plan, options, "bvae")
     mu, sigma = _encoded(vae, matrix / scale)
     state = _state(vae) | {"scale": scale, "buffer.mu": mu, "buffer.sigma": sigma, "buffer.shares": rows.draws()}
     return state, {"plan": asdict(plan), **record}
@@ -66,8 +66,7 @@ def fit_second_stage(state: Mapping[str, NDArray[Any]], settings: GeneratorSetti
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         vae = latent_vae(mu.shape[1])
-    weights = torch.from_numpy((shares * len(shares)).astype(np.float32))
-    sample = Sample(torch.from_numpy((latents / scale).astype(np.float32)), weights)
+    sample = sample_of(latents / scale, shares)
     record = _train(VaeObjective(vae, settings.second_beta, full_mse=True), sample, plan, options, "second stage")
     decoder = {f"prior.second.{name.removeprefix('decoder.')}": array for name, array in _state(vae).items() if name.startswith("decoder.")}
     return decoder | {"prior.scale": scale}, {"second_stage": record}
