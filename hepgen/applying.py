@@ -86,7 +86,7 @@ def apply_file(
     invalid
         What an event with NaN or inf among its features gets: an error, itself unchanged ("identity"), or "nan".
     file_format
-        "ttree", "rntuple" or "parquet"; by default that of the input.
+        "ttree", "rntuple" or "parquet"; by default by the name of `out`, and that of the input where both fit.
     chunk_size
         Events that are read, transformed and written together.
     workers
@@ -124,7 +124,7 @@ def apply_file(
     with (
         clock.running(),
         stage("writing"),
-        Writer(out, like=info, format=file_format or info.format.lower(), overwrite=overwrite) as writer,
+        Writer(out, like=info, format=file_format, overwrite=overwrite) as writer,
         progress_bar(f"apply to {Path(source).name}", info.entries, progress) as report,
         ThreadPoolExecutor(workers) as pool,
     ):

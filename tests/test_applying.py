@@ -83,3 +83,17 @@ def test_a_weight_file_is_read_back_by_key(ratio: Path, few: Path, tmp_path: Pat
         copy["mini"].extend({name: raw[name] for name in raw.fields if name != "photon_n"})
     with pytest.raises(InputError, match="has no run and event numbers to find weights by"):
         weigh_files(model, nameless, tmp_path / "none.parquet", progress=False)
+
+
+@pytest.mark.parametrize(("name", "wanted"), [("a.parquet", "Parquet"), ("a.root", "TTree"), ("a", "TTree")])
+def test_the_name_of_the_output_says_its_format(ratio: Path, few: Path, tmp_path: Path, name: str, wanted: str) -> None:
+    apply_file(hepgen.load(ratio), few, tmp_path / name, progress=False)
+    assert open_info(tmp_path / name).format == wanted
+
+
+@pytest.mark.parametrize(("name", "wanted"), [("b.root", "TTree"), ("b", "Parquet")])
+def test_a_parquet_file_stays_one_unless_the_name_says_otherwise(ratio: Path, few: Path, tmp_path: Path, name: str, wanted: str) -> None:
+    with Writer(tmp_path / "few.parquet") as out:
+        out.extend(next(chunks(few)).raw)
+    apply_file(hepgen.load(ratio), tmp_path / "few.parquet", tmp_path / name, schema="atlas-open-data", progress=False)
+    assert open_info(tmp_path / name).format == wanted

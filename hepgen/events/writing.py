@@ -130,7 +130,8 @@ class Writer:
     def _default_format(self) -> str:
         if self.path.suffix in (".parquet", ".pq"):
             return "parquet"
-        return "rntuple" if self.like is not None and self.like.format == "RNTuple" else "ttree"
+        kind = "ttree" if self.like is None else self.like.format.lower()
+        return "ttree" if self.path.suffix == ".root" and kind == "parquet" else kind
 
     def __enter__(self) -> Self:
         return self
