@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -201,16 +201,20 @@ def _check(rows: FitRows, features: Features, name: str) -> None:
 
 
 def of_all_ranks(rows: Any, weights: Any) -> tuple[Any, Any]:
-    """Rows (n, ...) or awkward events, and their weights (n,) or None, of all ranks in their order."""
+    """Rows (n, ...) or events, and their weights (n,) or None, of all ranks in their order."""
     if _ranks() == 1:
         return rows, weights
-    import awkward as ak
-
     from hepgen import ranks
 
     parts = ranks.objects((rows, weights))
-    joined = ak.concatenate([part for part, _ in parts])
-    return (
-        joined if isinstance(rows, ak.Array) else np.asarray(joined),
-        None if weights is None else np.concatenate([np.asarray(own) for _, own in parts]),
-    )
+    joined = _one_after_the_other([part for part, _ in parts])
+    return joined, None if weights is None else np.concatenate([np.asarray(own) for _, own in parts])
+
+
+def _one_after_the_other(parts: list[Any]) -> Any:
+    import awkward as ak
+
+    if isinstance(parts[0], Mapping):
+        return {name: _one_after_the_other([part[name] for part in parts]) for name in parts[0]}
+    joined = ak.concatenate(parts)
+    return joined if isinstance(parts[0], ak.Array) else ak.to_numpy(joined)
