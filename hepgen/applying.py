@@ -159,7 +159,7 @@ def weigh_files(
     sources
         ROOT or Parquet files of one sample; only the columns of the model and of the identity are read.
     out
-        A new Parquet file.
+        A new Parquet file; all keys and weights are held until it is written.
     replicas
         Write the weights of all members too.
     tree, schema, invalid, overwrite, progress
@@ -180,14 +180,15 @@ def weigh_files(
         raise InputError(f"{files[0]} has no run and event numbers to find weights by: write them into the file with hepgen apply")
     columns = {*view.branches(model.columns(info.branches), info.branches), *named}
     keys, weights, members = [], [], []
+    wanted = ("nominal", "replicas") if replicas else ("nominal",)
     total = sum(open_info(file, tree).entries for file in files)
     with progress_bar(f"weigh {files[0]}", total, progress) as report:
         for chunk in chunks(files, tree=tree, schema=view, columns=columns):
             events = view.view(chunk.raw)
-            found, _ = counted(model, events, ("nominal", "replicas"), invalid, entry_start=chunk.entry_start)
+            found, _ = counted(model, events, wanted, invalid, entry_start=chunk.entry_start)
             keys.append(identity(chunk.raw))
             weights.append(found["nominal"])
-            members.append(found["replicas"])
+            members += [found["replicas"]] if replicas else []
             report(sum(map(len, weights)), "")
     return write_weights(
         out,

@@ -180,6 +180,17 @@ def _distributed() -> Any:
         raise MissingDependency("workers need dask's scheduler: pip install hepgen[dask]") from error
 
 
+def local_client(workers: int | None = None) -> Any:
+    """A client of dask workers on this machine, one for each core by default, which keep the memory of a chunk for the next.
+
+    dask has workers return memory to the system at once; to get it back for every chunk is a third of the CPU time of `apply_file`.
+    """
+    distributed = _distributed()
+    dask = importlib.import_module("dask")
+    with dask.config.set({"distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None}):
+        return distributed.Client(n_workers=workers or cores(), threads_per_worker=1, dashboard_address=":0")
+
+
 @contextmanager
 def _client(scheduler: Any) -> Iterator[Any]:
     distributed = _distributed()
@@ -187,9 +198,7 @@ def _client(scheduler: Any) -> Iterator[Any]:
         yield scheduler
         return
     try:
-        made = distributed.Client(scheduler) if scheduler else distributed.Client(
-            n_workers=cores(), threads_per_worker=1, dashboard_address=":0"
-        )  # fmt: skip
+        made = distributed.Client(scheduler) if scheduler else local_client()
     except (OSError, ValueError) as error:
         raise UsageError(f"there is no dask scheduler at {scheduler} ({error})") from error
     with made as client:

@@ -325,7 +325,7 @@ class ParquetSource:
         import pyarrow.parquet
 
         self.path = path
-        self._file = pyarrow.parquet.ParquetFile(path)
+        self._file = pyarrow.parquet.ParquetFile(path, pre_buffer=False)  # what is buffered stays to the end, the whole file in the end
         schema = self._file.schema_arrow
         self.tree = (schema.metadata or {}).get(b"hepgen.tree", b"events").decode()
         if tree is not None and tree != self.tree:
