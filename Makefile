@@ -17,9 +17,9 @@ KERNELS := --config-settings=cmake.define.HEPGEN_CUDA_ARCHITECTURES=$(if $(shell
 demo: $(INSTALLED)
 	$(BIN)/hepgen demo --out hepgen-demo --overwrite
 
-# a safe path keeps the source tree from shadowing what is installed
+# a file of tests at a time on each core, of four at most; a safe path keeps the source tree from shadowing what is installed
 test: $(INSTALLED)
-	PYTHONSAFEPATH=1 $(BIN)/python -m pytest
+	PYTHONSAFEPATH=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -37,15 +37,28 @@ sanitize: $(INSTALLED)
 	  UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 TSAN_OPTIONS=halt_on_error=1 build/sanitize-$$kind/hepgen_tests || exit 1; \
 	done
 
-# the Triton kernels in the interpreter of the version that they ran with on a card: minutes of their own, so not a part of `make test`,
-# where they skip unless triton is there
+# the Triton kernels in the interpreter of the version that they ran with on a card, or of another (TRITON=3.9.0), and compiled for a card:
+# minutes of their own, so not a part of `make test`, where they skip unless triton is there
+TRITON ?= 3.6.0
 triton: $(INSTALLED)
-	$(BIN)/python -m pip install --quiet triton==3.6.0
-	PYTHONSAFEPATH=1 $(BIN)/python -m pytest tests/kernels -k triton
+	$(BIN)/python -m pip install --quiet triton==$(TRITON)
+	HEPGEN_TRITON=full PYTHONSAFEPATH=1 $(BIN)/python -m pytest tests/kernels -k triton
 
-# what happens when processes are killed, disks fill up and files are damaged: docs/robustness.md
+# what happens when processes are killed, disks fill up and files are damaged, and whatever arrays the kernels are given, these under
+# sanitizers too, in C++ for FUZZ_SECONDS and in Python: docs/robustness.md
+FUZZ_SECONDS ?= 120
+FUZZ_SEED ?= 1
+FUZZED := build/sanitize-python
+PRELOADED = $(foreach name,libasan.so libstdc++.so,$(shell $(or $(CXX),c++) -print-file-name=$(name)))
 robustness: $(INSTALLED)
 	HEPGEN_ROBUSTNESS=full PYTHONSAFEPATH=1 $(BIN)/python -m pytest tests/robustness --timeout 3600
+	export PATH="$(CURDIR)/$(BIN):$$PATH"; cmake -S . -B $(FUZZED) -G Ninja -DHEPGEN_SANITIZE=address,undefined -DHEPGEN_CUDA=OFF \
+	  -DHEPGEN_EMULATED=OFF -DHEPGEN_TESTS=ON -DHEPGEN_ONE_ISA=$(SANITIZE_ISA) -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python && \
+	  cmake --build $(FUZZED)
+	export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1; \
+	  $(FUZZED)/hepgen_tests fuzz $(FUZZ_SECONDS) $(FUZZ_SEED) && \
+	  HEPGEN_ROBUSTNESS=full HEPGEN_ROBUSTNESS_CORE=$$(ls $(FUZZED)/_core*.so) LD_PRELOAD="$(PRELOADED)" PYTHONSAFEPATH=1 \
+	  $(BIN)/python -m pytest -s tests/robustness/test_fuzz_core.py tests/robustness/test_fuzz_kernels.py --timeout 3600
 
 bench: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation ".[bench]"

@@ -148,16 +148,16 @@ def _reason_against(op: str, name: str) -> str:
 
 @functools.cache
 def triton_is_known() -> bool:
-    """Whether the kernels pass the interpreter of the triton that is installed: that of 3.9 refuses some of their masks."""
+    """Whether the kernels were run with the triton that is installed: 3.6 to 3.9."""
     major, minor = importlib.metadata.version("triton").split(".")[:2]
-    return (int(major), int(minor)) < (3, 7)
+    return (3, 6) <= (int(major), int(minor)) < (3, 10)
 
 
 def _reason_against_triton() -> str:
     if not _has_triton():
         return "triton is not installed: pip install triton"
     if triton_interprets():
-        return "" if triton_is_known() else "the interpreter of this triton was not tried: make triton brings 3.6"
+        return "" if triton_is_known() else "the kernels were not tried in the interpreter of this triton: pip install 'triton>=3.6,<3.10'"
     return "" if _has_gpu() else "torch has no GPU here, and TRITON_INTERPRET is not 1"
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +20,29 @@ from _pytest.mark import ParameterSet
 
 from hepgen import kernels
 from hepgen.kernels import dispatch
+
+
+def _hurry_interpreter() -> None:
+    """Triton's interpreter without work of no effect, which is most of its time.
+
+    At every call of a device function it lays its own functions over the language's, as it did when the kernel was launched; and it tells
+    overflows of integers to an assertion that is off unless it debugs.
+    """
+    import triton.language as tl
+    from triton.runtime import interpreter
+
+    builder, lay = interpreter.interpreter_builder, interpreter._patch_lang
+
+    def lay_once(fn: Any) -> Any:
+        languages = [value for value in fn.__globals__.values() if value is tl or value is tl.core]
+        return lay(fn) if any(tl.core.is_builtin(language.load) for language in languages) else interpreter._LangPatchScope()
+
+    interpreter._patch_lang = lay_once
+    builder.options = replace(builder.options, sanitize_overflow=builder.options.debug)
+
+
+if dispatch.triton_interprets() and importlib.util.find_spec("triton") is not None and dispatch.triton_is_known():
+    _hurry_interpreter()
 
 CORE = dispatch.core()
 ON_GPU = ("cuda", "triton")

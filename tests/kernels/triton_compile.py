@@ -1,6 +1,8 @@
 """Compile every kernel of a Triton module for a card that need not be there, and say what the assembler made of it.
 
-python tests/kernels/triton_compile.py mmd [density ...]
+python tests/kernels/triton_compile.py [--first] mmd [density ...]
+
+--first: one case of each kernel.
 """
 
 from __future__ import annotations
@@ -51,9 +53,9 @@ def compile_case(kernel: Any, types: dict[str, str], constants: dict[str, Any], 
 
 def assemble(ptx: str) -> tuple[int, int]:
     """Registers of a thread and bytes spilled, as Triton's own assembler reports them."""
-    import triton
+    from triton.backends.nvidia.compiler import get_ptxas
 
-    assembler = Path(triton.__file__).parent / "backends/nvidia/bin/ptxas"
+    assembler = get_ptxas(CAPABILITY).path
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "kernel.ptx"
         source.write_text(ptx)
@@ -62,11 +64,12 @@ def assemble(ptx: str) -> tuple[int, int]:
     return int(re.findall(r"Used (\d+) registers", report)[-1]), int(re.findall(r"(\d+) bytes spill stores", report)[-1])
 
 
-def main(modules: list[str]) -> int:
+def main(modules: list[str], *, first: bool) -> int:
     os.environ.pop("TRITON_INTERPRET", None)
     failed = 0
     for module in modules:
-        for case in importlib.import_module(f"hepgen.kernels.triton.{module}").compile_cases():
+        cases = importlib.import_module(f"hepgen.kernels.triton.{module}").compile_cases()
+        for case in {id(case[0]): case for case in reversed(cases)}.values() if first else cases:
             c = compile_case(*case)
             bad = c.shared > SHARED_LIMIT or (c.spilled > 0 and not c.spills_allowed) or c.pairs > 0
             failed += bad
@@ -76,4 +79,4 @@ def main(modules: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]) > 0)
+    sys.exit(main([name for name in sys.argv[1:] if name != "--first"], first="--first" in sys.argv) > 0)

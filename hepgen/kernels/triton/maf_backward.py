@@ -263,7 +263,7 @@ def _layer_sums(
     tl.store(target, tl.where(seen, sums, 0.0), mask=(units < UNITS)[:, None] & (ins < INPUTS)[None, :])
     if LAYER > 0:
         target = to + bias_at(FLOW, TO) + units
-        mine = (units < UNITS) & (tile % across == 0)
+        mine = (units < UNITS) & (tl.zeros_like(units) + tile % across == 0)
         if ADD:
             bias += tl.load(target, mask=mine, other=0.0)
         tl.store(target, bias, mask=mine)
