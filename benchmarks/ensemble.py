@@ -23,7 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from hepgen import __version__
-from hepgen.estimators.reweighter_fit import Shape, fit_members, sample
+from hepgen.estimators.fit_samples import sample_of
+from hepgen.estimators.reweighter_fit import Shape, fit_members
 from hepgen.training import Plan
 
 EVENTS, BATCH, HIDDEN = 60_000, 500, (50, 100, 50)
@@ -94,7 +95,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     rng = np.random.default_rng(1)
-    samples = {"sim": sample(rng.normal(size=(EVENTS, 1)), None), "data": sample(rng.normal(0.2, 1.0, (EVENTS, 1)), None)}
+    samples = {"sim": sample_of(rng.normal(size=(EVENTS, 1)), None), "data": sample_of(rng.normal(0.2, 1.0, (EVENTS, 1)), None)}
     runs: dict[tuple[str, float], Callable[[], float]] = {}
     for dropout in (0.0, 0.05):
         for optimizer in ("ecd", "adam"):

@@ -100,7 +100,7 @@ def apply(
     tree: Annotated[str | None, typer.Option(help="Name of the tree; found by itself by default.")] = None,
     schema: Annotated[str | None, typer.Option(help="Name of the schema; detected by default.")] = None,
     seed: Seed = None,
-    file_format: Annotated[str | None, typer.Option("--format", help="ttree, rntuple or parquet; by the name of OUT, or that of IN.")] = None,
+    file_format: Annotated[str | None, typer.Option("--format", help="ttree, rntuple or parquet; by OUT, or as IN.")] = None,
     chunk_size: Annotated[int, typer.Option(help="Events that are read, transformed and written together.")] = 50_000,
     workers: Annotated[int | None, typer.Option(help="Threads that transform a chunk each; one for each core by default.")] = None,
     invalid: Annotated[str, typer.Option(help="What an event with NaN or inf gets: raise, identity or nan.")] = "raise",

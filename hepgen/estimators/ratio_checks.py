@@ -129,9 +129,15 @@ def reliability(
     (s, s2), (d, d2), (r, _) = (_sums(x, w, found.edges) for x, w in ((sim, ws), (data, wd), (sim, ws * ratios)))
     with np.errstate(divide="ignore", invalid="ignore"):  # a bin whose signed weights cancel has no ratio
         observed = (d / wd.sum()) / (s / ws.sum())
-        error = np.abs(observed) * np.sqrt(d2 / d**2 + s2 / s**2)
+        error = np.abs(observed) * np.sqrt(_share_variance(d, d2) + _share_variance(s, s2))
         predicted = (r / (ws * ratios).sum()) / (s / ws.sum())
     return Reliability(predicted, observed, error, found)
+
+
+def _share_variance(part: Floats, squares: Floats) -> Floats:
+    """Relative variance of the share of the weight that each bin has, from the sums of weights and squared weights of all bins, (k,)."""
+    p = part / part.sum()
+    return np.asarray(((1 - p) ** 2 * squares + p**2 * (squares.sum() - squares)) / part**2)
 
 
 def isotonic(sim: Floats, data: Floats, sim_weights: Floats | None = None, data_weights: Floats | None = None) -> Calibrator:

@@ -8,7 +8,7 @@ from itertools import combinations
 from typing import Literal, overload
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from hepgen.errors import InputError, UsageError
 from hepgen.metrics.checks import Float, checked_column, checked_matrix, checked_weights
@@ -47,6 +47,12 @@ def pearson(
     InputError
         Empty, not finite, mismatched lengths, weights summing to zero, or a column whose weighted variance is not positive (named).
     """
+    u, share, r = _standardised(matrix, weights, names)
+    return (r, _errors(u, share, r)) if uncertainty else r
+
+
+def _standardised(matrix: ArrayLike, weights: ArrayLike | None, names: Sequence[str] | None) -> tuple[Float, Float, Float]:
+    """Return the columns with mean 0 and variance 1, (n, d), the share of each event in the weight, (n,), and the correlations, (d, d)."""
     x = checked_matrix(matrix, "the matrix", names)
     w = checked_weights(weights, len(x), "the matrix")
     share = w / w.sum()
@@ -60,7 +66,7 @@ def pearson(
     r: Float = (share[:, None] * u).T @ u
     r = (r + r.T) / 2
     np.fill_diagonal(r, 1.0)
-    return (r, _errors(u, share, r)) if uncertainty else r
+    return u, share, r
 
 
 def _errors(u: Float, share: Float, r: Float) -> Float:
@@ -75,13 +81,35 @@ def _errors(u: Float, share: Float, r: Float) -> Float:
     return np.asarray(errors, dtype=np.float64)
 
 
+def _mean_error(u: Float, share: Float, r: Float, errors: Float, pairs: NDArray[np.intp]) -> float:
+    """Return the error of the mean absolute correlation of some pairs, (k, 2).
+
+    The influence of each event on all of them together, in which a correlation counts by its mean sign, erf(m / sqrt(2)) with
+    m^2 = max(r^2 / error^2 - 1, 0); and pair by pair what is left of the variance of its absolute value, 1 + m^2 - (E abs)^2 in units of
+    error^2.
+    """
+    from scipy.special import erf
+
+    i, j = pairs.T
+    sigma = errors[i, j]
+    m = np.sqrt(np.maximum(np.divide(r[i, j], sigma, out=np.full(len(i), np.inf), where=sigma > 0) ** 2 - 1, 0.0))
+    sign = np.sign(r[i, j]) * erf(m / np.sqrt(2))
+    signs = np.zeros_like(r)
+    signs[i, j] = signs[j, i] = sign
+    moved = (((u @ signs) * u).sum(axis=1) - u**2 @ (signs * r).sum(axis=1)) / 2
+    near = np.minimum(m, 40.0)  # beyond nothing is left
+    folded = np.sqrt(2 / np.pi) * np.exp(-(near**2) / 2) + near * erf(near / np.sqrt(2))
+    left = np.maximum(1 + near**2 - folded**2 - sign**2, 0.0) * sigma**2
+    return float(np.sqrt((share**2) @ moved**2 + left.sum()) / len(i))
+
+
 @dataclass(frozen=True)
 class CorrelationTable:
     """The correlations of one sample: the whole matrix and the columns paper A prints.
 
     `matrix` and `errors` are (k, k) over `names` (features, then extra columns); `columns` are the pairs shown one by one, and `others` is
-    the mean absolute correlation of all remaining pairs (nan where there are none), `others_noise` what it would be for columns that are
-    not correlated at all: mean of sqrt(2 / pi) times the error.
+    the mean absolute correlation of all remaining pairs (nan where there are none), with an error that knows how they move together,
+    `others_noise` what it would be for columns that are not correlated at all: mean of sqrt(2 / pi) times the error.
     """
 
     names: tuple[str, ...]
@@ -162,22 +190,22 @@ def correlation_table(
             raise InputError(f"column {name} has {len(values)} entries, the matrix has {len(x)} events")
     every = (*names, *more)
     whole = np.column_stack([x, *more.values()])
-    r, errors = pearson(whole, weights, uncertainty=True, names=every)
+    u, share, r = _standardised(whole, weights, every)
+    errors = _errors(u, share, r)
     shown = table_columns(names, tuple(more)) if columns is None else tuple((a, b) for a, b in columns)
     for name in {name for pair in shown for name in pair}:
         if name not in every:
             raise UsageError(f"there is no column {name!r} among {', '.join(every)}")
     listed = {frozenset(pair) for pair in shown}
     rest = [(i, j) for i, j in combinations(range(len(every)), 2) if frozenset((every[i], every[j])) not in listed]
-    values = np.array([abs(r[i, j]) for i, j in rest])
-    spreads = np.array([errors[i, j] for i, j in rest])
-    n = max(len(rest), 1)
+    pairs = np.array(rest, dtype=np.intp).reshape(-1, 2)
+    values, spreads = np.abs(r[*pairs.T]), errors[*pairs.T]
     return CorrelationTable(
         names=every,
         matrix=r,
         errors=errors,
         columns=shown,
-        others=float(values.sum() / n) if rest else float("nan"),
-        others_error=float(np.sqrt((spreads**2).sum()) / n) if rest else float("nan"),
-        others_noise=float(np.sqrt(2 / np.pi) * spreads.sum() / n) if rest else float("nan"),
+        others=float(values.mean()) if rest else float("nan"),
+        others_error=_mean_error(u, share, r, errors, pairs) if rest else float("nan"),
+        others_noise=float(np.sqrt(2 / np.pi) * spreads.mean()) if rest else float("nan"),
     )

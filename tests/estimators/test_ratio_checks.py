@@ -71,7 +71,7 @@ def test_reliability_of_true_and_of_wrong_ratios() -> None:
     low, high = right.chi2.edges[5:7]
     s, d = ((sim >= low) & (sim < high)).sum(), ((data >= low) & (data < high)).sum()
     assert right.observed[5] == pytest.approx(d / s)
-    assert right.error[5] == pytest.approx(d / s * np.sqrt(1 / d + 1 / s))
+    assert right.error[5] == pytest.approx(d / s * np.sqrt(1 / d + 1 / s - 2 / 50_000))  # two binomial shares
     assert right.predicted[5] == pytest.approx(np.exp(sim[(sim >= low) & (sim < high)]).mean() / np.exp(sim).mean())
     wrong = reliability(1.3 * sim, 1.3 * data, bins=10)
     assert wrong.chi2.per_ndf > 20
@@ -87,7 +87,9 @@ def test_reliability_takes_signed_weights() -> None:
     low, high = found.chi2.edges[3:5]
     w, d = weights[(sim >= low) & (sim < high)], ((data >= low) & (data < high)).sum()
     assert found.observed[3] == pytest.approx((d / 50_000) / (w.sum() / weights.sum()))
-    assert found.error[3] == pytest.approx(found.observed[3] * np.sqrt(1 / d + (w**2).sum() / w.sum() ** 2))
+    p = w.sum() / weights.sum()
+    spread = (1 - p) ** 2 * (w**2).sum() + p**2 * ((weights**2).sum() - (w**2).sum())
+    assert found.error[3] == pytest.approx(found.observed[3] * np.sqrt(1 / d - 1 / 50_000 + spread / w.sum() ** 2))
 
 
 def test_too_few_events_are_refused() -> None:
