@@ -21,7 +21,7 @@ COLUMNS = {
     "two_body": [f"Particle[{k}].{q}" for k in (0, 1) for q in (*_CARTESIAN, "mass")],
     "z_ll": [f"{flavour}[{k}].{q}" for flavour in ("Electron", "Muon") for k in (0, 1) for q in _CARTESIAN],
 }
-GAMMAS, ALPHAS = (0.0, 0.01, 0.03, 0.05, 0.1), (1.0, 5.0)
+GAMMAS, ALPHAS = (0.0, 0.01, 0.03, 0.05, 0.1, 0.15, 0.2, 0.3), (1.0, 5.0)
 
 
 @dataclass(frozen=True)
@@ -65,16 +65,18 @@ def epochs_of(run: Run, options: argparse.Namespace) -> int | None:
     """Epochs of a fit; None for the model's own schedule, and where there are none."""
     if run.model in ("kde", "gmm", "smearing"):
         return None
-    named = {"bvae": "bvae_epochs", "maf": "maf_epochs", "flow-matching": "matching_epochs"}
+    vae = "bvae_epochs" if run.part == "ttbar" and not run.settings else "short_epochs"
+    named = {"bvae": vae, "maf": "maf_epochs", "flow-matching": "matching_epochs"}
     return cast(int, getattr(options, named.get(run.model, "gan_epochs")))
 
 
 def fit(run: Run, events: Any, folder: Path, options: argparse.Namespace) -> tuple[EventGenerator, float]:
-    """A fitted model and the seconds that took."""
+    """A fitted model and the seconds that took, those before it was stopped and went on included."""
     model = EventGenerator(Features(COLUMNS[run.part]), run.model, **run.settings)
     began = time.perf_counter()
     model.fit(events, epochs=epochs_of(run, options), seed=options.seed, checkpoint=folder / "fit", progress=False)
-    return model, time.perf_counter() - began
+    epochs = sum(epoch.get("seconds", 0.0) for epoch in model.record.get("epochs", []))
+    return model, max(time.perf_counter() - began, epochs)
 
 
 def other_prior(run: Run, file: Path, options: argparse.Namespace) -> tuple[EventGenerator, float]:
