@@ -66,6 +66,7 @@ endif()
 if(HEPGEN_TESTS)
   enable_testing()
   add_executable(hepgen_tests
+    tests/csrc/fuzz.cpp
     tests/csrc/main.cpp
     tests/csrc/test_broken_line.cpp
     tests/csrc/test_ecd.cpp
@@ -75,5 +76,8 @@ if(HEPGEN_TESTS)
     tests/csrc/test_mmd.cpp
     tests/csrc/test_philox.cpp)
   target_link_libraries(hepgen_tests PRIVATE hepgen_kernels)
+  if(HEPGEN_SANITIZE)
+    set_source_files_properties(tests/csrc/fuzz.cpp PROPERTIES COMPILE_OPTIONS -O0) # it compiles longer than it runs
+  endif()
   add_test(NAME kernels COMMAND hepgen_tests)
 endif()

@@ -13,8 +13,11 @@ namespace hepgen::bindings {
 
 namespace py = pybind11;
 
+inline constexpr int kAligned = py::detail::npy_api::NPY_ARRAY_ALIGNED_;  // what is not is copied
+
+// Contiguous.
 template <class T>
-using Array = py::array_t<T, py::array::c_style>;
+using Array = py::array_t<T, int(py::array::c_style) | kAligned>;
 
 inline void require(bool condition, const std::string& message) {
     if (!condition) throw std::invalid_argument(message);

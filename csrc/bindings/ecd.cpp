@@ -33,6 +33,11 @@ py::tuple any_step(bool is_double, const Addresses& parameters, const Addresses&
     require(parameters.size() == n && velocities.size() == n && gradients.size() == n && scales.size() == n &&
                 weight_decays.size() == n,
             "every tensor needs its address, velocity, gradient, size, scale and weight decay");
+    for (const Addresses* addresses : {&parameters, &velocities, &gradients}) {
+        for (std::uintptr_t at : *addresses) {
+            require(at % (is_double ? alignof(double) : alignof(float)) == 0, "a tensor is not aligned to its numbers");
+        }
+    }
     const EcdRule rule{time_step, eta, f0, nu, q, per_tensor, seed, step_number};
     double full_loss = loss;
     const int outcome = (is_double ? step<double> : step<float>)(parameters, velocities, gradients, sizes, scales,

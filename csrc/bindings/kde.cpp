@@ -87,11 +87,19 @@ std::size_t reach(const Array<T>& samples, const Array<double>& grid, const Arra
     return kde_reach<T>(input<T>(samples, grid, bandwidth, std::nullopt));
 }
 
+// Of the counts, (points + 2 reach + 1).
+template <class T>
+std::size_t bins(const KdeInput<T>& in, std::size_t reach) {
+    constexpr std::size_t most = std::size_t(1) << 22;  // as kde_reach gives them
+    require(reach > 0 && reach <= most && in.points <= most, "reach must be what kde_reach gives");
+    return in.points + 2 * reach + 1;
+}
+
 template <class T>
 Array<double> counts(const Array<T>& samples, const Array<double>& grid, const Array<double>& bandwidth,
                      const Weights<T>& weights, std::size_t reach, int threads) {
     const KdeInput<T> in = input(samples, grid, bandwidth, weights);
-    Array<double> out({in.features, in.points + 2 * reach + 1});
+    Array<double> out({in.features, bins(in, reach)});
     double* to = out.mutable_data();
     py::gil_scoped_release release;
     kde_counts<T>(in, reach, threads, to);
@@ -104,7 +112,7 @@ py::tuple counts_gradients(const Array<T>& samples, const Array<double>& grid, c
                            int threads) {
     const KdeInput<T> in = input(samples, grid, bandwidth, weights);
     require(field.ndim() == 2 && field.shape(0) == samples.shape(1) &&
-                field.shape(1) == static_cast<py::ssize_t>(in.points + 2 * reach + 1),
+                field.shape(1) == static_cast<py::ssize_t>(bins(in, reach)),
             "field must have the shape of the counts");
     Output<T> out(in, wanted);
     {

@@ -36,9 +36,22 @@ struct Flow {
         require(activation >= 0 && activation <= int(Activation::elu), "there is no such activation");
         shape = {int(orders.shape(1)),   context, int(orders.shape(0)), hidden,
                  Activation(activation), bound,   orders.data()};
-        const T* end = parameters.data();
-        blocks = split<const T>(end);
-        require(end - parameters.data() == parameters.size(), "the weights do not have the flow's shape");
+        require(std::size_t(parameters.size()) == size(std::size_t(parameters.size())),
+                "the weights do not have the flow's shape");
+        const T* at = parameters.data();
+        blocks = split<const T>(at);
+    }
+
+    // Number of all parameters; beyond `most` no more than that is known.
+    std::size_t size(std::size_t most) const {
+        std::size_t total = 0, seen = std::size_t(shape.features) + std::size_t(shape.context);
+        const auto add = [&](std::size_t units) {
+            if (total <= most) total += units * (seen + 1);
+            seen = units;
+        };
+        for (int units : shape.hidden) add(std::size_t(units));
+        add(std::size_t(kMapOutputs) * std::size_t(shape.features));
+        return total > most || total > most / std::size_t(shape.blocks) ? most + 1 : total * std::size_t(shape.blocks);
     }
 
     // The blocks' parameters, or gradients, from `at` on, which is left at their end.

@@ -8,7 +8,7 @@
 namespace hepgen::bindings {
 namespace {
 
-using Seeds = py::array_t<std::int64_t, py::array::c_style>;
+using Seeds = Array<std::int64_t>;
 
 // Networks of one shape as they come from Python: parameters (members, P), layer after layer weight and bias.
 template <class T>
@@ -21,8 +21,8 @@ struct Ensemble {
     Ensemble(const Strided<T>& in, const Array<T>& parameters, const Seeds& seeds, const std::vector<int>& widths,
              int activation, int output, bool shortcuts)
         : shape{widths, Activation(activation), MlpOutput(output), shortcuts},
-          count(parameters.shape(0)),
-          n(in.shape(1)) {
+          count(parameters.ndim() == 2 ? parameters.shape(0) : 0),
+          n(in.ndim() == 3 ? in.shape(1) : 0) {
         require(widths.size() > 1, "a network needs a layer");
         for (int width : widths) require(width > 0, "a layer needs a unit");
         require(activation >= 0 && activation <= int(Activation::elu), "there is no such activation");
@@ -35,7 +35,9 @@ struct Ensemble {
         require(in.shape(2) == widths.front(), "events must have as many columns as the network has inputs");
         require(seeds.ndim() == 1 && seeds.shape(0) == in.shape(0), "every member needs a seed");
         std::size_t size = 0;
-        for (std::size_t l = 1; l < widths.size(); ++l) size += std::size_t(widths[l]) * (widths[l - 1] + 1);
+        for (std::size_t l = 1; l < widths.size() && size <= std::size_t(parameters.shape(1)); ++l) {
+            size += std::size_t(widths[l]) * (std::size_t(widths[l - 1]) + 1);
+        }
         require(std::size_t(parameters.shape(1)) == size, "the weights do not have the network's shape");
         for (std::size_t e = 0; e < count; ++e) {
             members.push_back({split(parameters.data() + e * size), slice(in, e), std::uint64_t(seeds.data()[e])});
@@ -61,17 +63,24 @@ struct Ensemble {
     }
 };
 
+std::uint32_t dropped(double probability) {
+    require(probability >= 0 && probability < 1 && mlp_dropout(probability) < mlp_dropout(1),
+            "dropout must be a probability of at least 0 that does not round to 1 in units of 2^-16");
+    return mlp_dropout(probability);
+}
+
 template <class T>
 py::tuple apply(const Strided<T>& in, const Array<T>& parameters, const Seeds& seeds, const std::vector<int>& widths,
                 int activation, int output, bool shortcuts, double dropout, bool record, int threads) {
     require(in.ndim() == 3, "events must be (members, n, inputs)");
+    const std::uint32_t out_of_65536 = dropped(dropout);
     const Ensemble<T> networks(in, parameters, seeds, widths, activation, output, shortcuts);
     Array<T> out({py::ssize_t(networks.count), networks.n, py::ssize_t(widths.back())});
     Array<T> values(record ? py::ssize_t(mlp_record_size(networks.shape, networks.count, networks.n, sizeof(T))) : 0);
     T *to = out.mutable_data(), *to_values = values.size() ? values.mutable_data() : nullptr;
     {
         py::gil_scoped_release release;
-        mlp_apply<T>(networks.shape, networks.members, mlp_dropout(dropout), networks.n, threads, to, to_values);
+        mlp_apply<T>(networks.shape, networks.members, out_of_65536, networks.n, threads, to, to_values);
     }
     return py::make_tuple(out, values);
 }
@@ -82,6 +91,7 @@ py::tuple backward(const Strided<T>& out_gradient, const Strided<T>& in, const A
                    const Array<T>& parameters, const Seeds& seeds, const std::vector<int>& widths, int activation,
                    int output, bool shortcuts, double dropout, int wanted, int threads) {
     require(in.ndim() == 3, "events must be (members, n, inputs)");
+    const std::uint32_t out_of_65536 = dropped(dropout);
     const Ensemble<T> networks(in, parameters, seeds, widths, activation, output, shortcuts);
     const std::size_t count = networks.count, n = networks.n;
     require(out_gradient.ndim() == 3 && out_gradient.shape(0) == in.shape(0) && out_gradient.shape(1) == in.shape(1) &&
@@ -101,8 +111,8 @@ py::tuple backward(const Strided<T>& out_gradient, const Strided<T>& in, const A
     }
     {
         py::gil_scoped_release release;
-        mlp_backward<T>(networks.shape, networks.members, mlp_dropout(dropout), n,
-                        record.size() ? record.data() : nullptr, out_gradients, threads, to_in, gradients);
+        mlp_backward<T>(networks.shape, networks.members, out_of_65536, n, record.size() ? record.data() : nullptr,
+                        out_gradients, threads, to_in, gradients);
     }
     return py::make_tuple(in_gradient, flat);
 }

@@ -2,6 +2,7 @@
 
 #include <pybind11/stl.h>
 
+#include <cmath>
 #include <optional>
 #include <vector>
 
@@ -15,11 +16,15 @@ using Weights = std::optional<Array<T>>;
 
 template <class T>
 Sample<T> sample(const Array<T>& points, const Weights<T>& weights, const Array<double>& sigma) {
-    require(points.ndim() == 2, "points must have shape (rows, features)");
+    require(points.ndim() == 2 && points.shape(1) > 0, "points must have shape (rows, features)");
     require(sigma.ndim() == 2 && sigma.shape(0) >= 1 && sigma.shape(1) == points.shape(1),
             "sigma must have shape (bandwidths, features)");
     require(!weights || (weights->ndim() == 1 && weights->shape(0) == points.shape(0)),
             "weights must hold one value per row");
+    for (py::ssize_t k = 0; k < sigma.size(); ++k) {
+        const double s = sigma.data()[k];
+        require(s > 0 && std::isfinite(s) && std::isfinite(1 / s), "bandwidth must be positive and finite");
+    }
     return {points.data(), weights ? weights->data() : nullptr, static_cast<std::size_t>(points.shape(0)),
             static_cast<int>(points.shape(1))};
 }

@@ -10,6 +10,7 @@ namespace {
 Array<double> fill(const Array<std::uint64_t>& identity, std::size_t columns, std::uint64_t seed, std::uint32_t stream,
                    bool normal, int threads) {
     require(identity.ndim() == 2, "identity must have shape (rows, words)");
+    require(columns >> 33 == 0, "columns must lie in [0, 2^33)");  // two to a counter of 32 bits
     const auto rows = static_cast<std::size_t>(identity.shape(0)), words = static_cast<std::size_t>(identity.shape(1));
     Array<double> out({rows, columns});
     double* to = out.mutable_data();

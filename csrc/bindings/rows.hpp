@@ -6,8 +6,9 @@
 
 namespace hepgen::bindings {
 
+// Aligned, so that strides are whole numbers of elements: a column of packed records is copied.
 template <class T>
-using Strided = py::array_t<T, 0>;
+using Strided = py::array_t<T, kAligned>;
 
 // Of a vector, or of a matrix.
 template <class T>

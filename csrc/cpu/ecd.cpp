@@ -153,7 +153,9 @@ class Step {
             by.time = T(scale * rule_.time_step);
             by.inverse_norm = T(square > 0 ? 1 / std::sqrt(square) : 0.0);
             by.bounce = T(rule_.nu);
-            if (!std::isfinite(by.of_velocity) || !std::isfinite(by.of_gradient)) outcome_ = EcdOutcome::not_finite;
+            for (const T number : {by.of_velocity, by.of_gradient, by.time, by.inverse_norm, by.bounce}) {
+                if (!std::isfinite(number)) outcome_ = EcdOutcome::not_finite;
+            }
         }
     }
 

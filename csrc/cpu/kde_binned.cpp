@@ -30,7 +30,7 @@ double uniform_step(const KdeInput<T>& in, std::size_t f) {
     const double first = in.at(0, f), last = in.at(in.points - 1, f), step = (last - first) / double(in.points - 1);
     const double largest = std::max(std::abs(first), std::abs(last));
     const double slack = 1e-3 * step + 1e-6 * largest;  // float32 grids wobble in their last digits
-    bool even = step > 0;
+    bool even = step > 0 && std::isfinite(step) && std::isfinite(1 / step);
     for (std::size_t g = 1; g < in.points; ++g) even &= std::abs(in.at(g, f) - in.at(g - 1, f) - step) <= slack;
     if (!even) {
         throw std::invalid_argument(

@@ -122,7 +122,10 @@ std::size_t maf_record_size(const MafShape& shape, std::size_t n, std::size_t el
 template <class T>
 void maf_apply(Direction direction, const MafShape& shape, const std::vector<MafBlock<const T>>& blocks, std::size_t n,
                Rows<const T> in, Rows<const T> context, int threads, T* out, T* log_det, T* record) {
-    if (n == 0) return;
+    if (n == 0) {  // what is handed out has no chance bits in it
+        if (record) std::fill_n(record, maf_record_size(shape, n, sizeof(T)), T(0));
+        return;
+    }
     threads = threads_for(n, threads);
     const bool forward = direction == Direction::forward;
     MafCall<T> call(shape, {!forward, false, false}, blocks, n);

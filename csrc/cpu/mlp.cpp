@@ -241,8 +241,11 @@ std::size_t mlp_record_size(const MlpShape& shape, std::size_t members, std::siz
 template <class T>
 void mlp_apply(const MlpShape& shape, const std::vector<MlpMember<T>>& members, std::uint32_t dropout, std::size_t n,
                int threads, T* out, T* record) {
-    if (n == 0) return;
     const std::size_t count = members.size(), kept = mlp_record_size(shape, count, n, sizeof(T));
+    if (n == 0) {
+        if (record) std::fill_n(record, kept, T(0));
+        return;
+    }
     each_member(count, threads, [&](std::size_t e, int own_threads) {
         apply_one(shape, members[e], dropout, n, own_threads, out + e * n * shape.widths.back(),
                   record && kept ? record + kept / count * e : nullptr);

@@ -55,10 +55,12 @@ std::vector<Part> parts_of(const KernelOptions& options, int features) {
         for (int s = 0; s < options.bandwidths.count; ++s) {
             sigma.push_back(options.bandwidths.sigma[s * features + f]);
         }
-        Part part = joint_parts({sigma.data(), options.bandwidths.count}, 1)[0];
-        part.features = {f};
-        part.share /= features;
-        parts.push_back(part);
+        // several where bandwidths are so far apart that their ratio is no number
+        for (Part& part : joint_parts({sigma.data(), options.bandwidths.count}, 1)) {
+            part.features = {f};
+            part.share /= features;
+            parts.push_back(part);
+        }
     }
     return parts;
 }

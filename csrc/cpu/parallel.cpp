@@ -15,6 +15,8 @@
 namespace hepgen {
 namespace {
 
+constexpr int kMostThreads = 1024;  // GNU's runtime ends the process where the system gives it no more threads
+
 // The entry into a parallel region that GNU's OpenMP runtime defines and LLVM's offers too: body(data) on so many
 // threads, fewer where it has no more.
 using ParallelRegion = void (*)(void (*body)(void*), void* data, unsigned threads, unsigned flags);
@@ -75,7 +77,7 @@ void parallel_tasks(int threads, std::size_t count, const std::function<void(std
     auto work = [&] {
         for (std::size_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < count;) body(task);
     };
-    const std::size_t wanted = std::min<std::size_t>(threads > 1 ? threads : 1, count);
+    const std::size_t wanted = std::min<std::size_t>(std::clamp(threads, 1, kMostThreads), count);
     if (wanted <= 1) return work();
     if (const ParallelRegion region = lender()) {
         region([](void* data) { (*static_cast<decltype(work)*>(data))(); }, &work, static_cast<unsigned>(wanted), 0);

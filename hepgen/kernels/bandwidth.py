@@ -54,6 +54,9 @@ def kde_bandwidth(samples: Tensor, rule: str = "silverman", weights: Tensor | No
         raise UsageError(f"kde_bandwidth: samples must have shape (n, F), got {tuple(samples.shape)}")
     if weights is not None and weights.shape != samples.shape[:1]:
         raise UsageError(f"kde_bandwidth: weights must have shape ({samples.shape[0]},), got {tuple(weights.shape)}")
+    if samples.dtype not in {torch.float32, torch.float64} or (weights is not None and weights.is_complex()):
+        dtypes = f"{samples.dtype} and {None if weights is None else weights.dtype}"
+        raise UsageError(f"kde_bandwidth: samples must be float32 or float64, and weights real, got {dtypes}")
     if rule not in RULES:
         raise UsageError(f"kde_bandwidth: rule must be one of {', '.join(RULES)}, got {rule!r}")
     if len(samples) == 0:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils._device import DeviceContext
 
-from hepgen.errors import BackendError, UsageError
+from hepgen.errors import BackendError, InputError, UsageError
 from hepgen.kernels import dispatch
 
 
@@ -24,16 +24,25 @@ def implementation(backend: str, op: str) -> Any:
 
 def array(tensor: Tensor | None) -> Any:
     """Return a tensor as a contiguous numpy array, None as None."""
-    return None if tensor is None else tensor.detach().contiguous().numpy()
+    if tensor is None:
+        return None
+    try:
+        return tensor.detach().contiguous().resolve_neg().numpy()
+    except RuntimeError as error:
+        if "allocate" not in str(error):
+            raise
+        raise InputError(f"a tensor of shape {tuple(tensor.shape)} does not fit into memory: split it") from None
 
 
 def call(name: str, *arguments: Any) -> list[Tensor]:
     """Call a function of the core with torch's number of threads, tensors as arrays on both sides."""
-    arrays = [a.detach().numpy() if isinstance(a, Tensor) else a for a in arguments]
+    arrays = [a.detach().resolve_neg().numpy() if isinstance(a, Tensor) else a for a in arguments]
     try:
         results = getattr(dispatch.core(), name)(*arrays, dispatch.thread_count())
     except ValueError as error:
         raise UsageError(f"{name}: {error}") from None
+    except MemoryError:
+        raise InputError(f"{name}: the results do not fit into memory: split the events") from None
     return [torch.from_numpy(result) for result in results]
 
 

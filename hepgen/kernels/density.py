@@ -122,6 +122,9 @@ def check_density(samples: Tensor, grid: Tensor, bandwidth: Bandwidth, weights: 
         raise UsageError(f"kde: grid must have shape (G,) or (G, {features}), got {tuple(grid.shape)}")
     if weights is not None and weights.shape != samples.shape[:1]:
         raise UsageError(f"kde: weights must have shape ({samples.shape[0]},), got {tuple(weights.shape)}")
+    for name, given in (("grid", grid), ("weights", weights), ("bandwidth", bandwidth)):
+        if isinstance(given, Tensor) and given.is_complex():
+            raise UsageError(f"kde: {name} must be real, got {given.dtype}")
     if isinstance(bandwidth, Tensor) and bandwidth.requires_grad:
         raise UsageError("kde: the bandwidth is a constant: no gradient flows to it, detach it")
     w = None if weights is None else weights.to(device=samples.device, dtype=samples.dtype)

@@ -62,6 +62,8 @@ def kde_divergence(
     b, w = check_density(samples, grid, bandwidth, weights)
     if target.shape != (grid.shape[0], samples.shape[1]):
         raise UsageError(f"kde_divergence: target must have shape ({grid.shape[0]}, {samples.shape[1]}), got {tuple(target.shape)}")
+    if target.is_complex():
+        raise UsageError(f"kde_divergence: target must be real, got {target.dtype}")
     if target.requires_grad:
         raise UsageError("kde_divergence: the target is a constant: no gradient flows to it, detach it")
     if not floor > 0:

@@ -260,8 +260,8 @@ class EcdPlan:
 
     def _ready(self, grads: Sequence[Tensor]) -> tuple[Sequence[Tensor], list[int]]:
         """Contiguous gradients that share no memory with what is written, and their addresses."""
-        if not all(_each(Tensor.is_contiguous, grads)):
-            grads = [g.contiguous() for g in grads]
+        if not all(_each(Tensor.is_contiguous, grads)) or any(_each(Tensor.is_neg, grads)):
+            grads = [g.resolve_neg().contiguous() for g in grads]
         at_grads = _each(Tensor.data_ptr, grads)
         if at_grads != self._apart and not self._apart_from(at_grads):
             grads = [g.clone() for g in grads]
@@ -289,11 +289,11 @@ class EcdPlan:
         torch.autograd.graph.increment_version(self._changed)  # autograd shall notice, as with any change in place
 
     def _apart_from(self, starts: Sequence[int]) -> bool:
-        """Whether contiguous gradients that start there share no memory with what is written."""
+        """Whether contiguous gradients that start there share no memory with what is written, and lie where their numbers may."""
         width = 8 if self._double else 4
         for start, size in zip(starts, self._sizes, strict=True):
             before = bisect.bisect_left(self._written, (start + width * size,)) - 1  # the last that begins before the gradient ends
-            if before >= 0 and self._written[before][1] > start:
+            if start % width or (before >= 0 and self._written[before][1] > start):
                 return False
         return True
 

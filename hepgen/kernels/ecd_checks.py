@@ -20,10 +20,16 @@ def check_pair(p: Tensor, v: Tensor, first: Tensor) -> None:
     """Whether a parameter, with its velocity, goes with the first."""
     if p.dtype not in {torch.float32, torch.float64} or p.dtype != first.dtype or p.device != first.device:
         raise UsageError(f"ecd_step: params must all be float32 or all float64 and on one device, got {p.dtype} on {p.device}")
+    if p.layout != torch.strided or v.layout != torch.strided:
+        raise UsageError(f"ecd_step: a param and its velocity must be dense, got {p.layout} and {v.layout}")
     if v.shape != p.shape or v.dtype != p.dtype or v.device != p.device:
         raise UsageError(f"ecd_step: a velocity must have its parameter's shape, dtype and device, got {tuple(v.shape)} {v.dtype}")
     if not (_dense(p) and _dense(v)):
         raise UsageError("ecd_step: a param or velocity holds the same memory twice (an expanded tensor?): clone it")
+    if p.is_neg() or v.is_neg():
+        raise UsageError("ecd_step: a param or velocity stands for its memory with the other sign: call resolve_neg on it")
+    if p.data_ptr() % p.element_size() or v.data_ptr() % p.element_size():
+        raise UsageError("ecd_step: a param or velocity begins between two numbers in memory (a view of bytes?): clone it")
 
 
 def _dense(t: Tensor) -> bool:

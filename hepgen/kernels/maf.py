@@ -27,6 +27,8 @@ GRAD_EVENTS, GRAD_CONTEXT, GRAD_WEIGHTS = 1, 2, 4
 # the record of a call: events are padded to multiples of a tile, hidden units kept where they fit (csrc/cpu/maf.cpp has the same)
 _TILE, _KEPT_BYTES = 64, 16 << 20
 
+_NEEDS_A_LAYER = "{}: a block needs a hidden layer: weight, bias, context weight where there is a context, weight, bias"
+
 
 class MafWeights(NamedTuple):
     """The parameters of a flow.
@@ -116,12 +118,17 @@ def check_flow(op: str, events: Tensor, context: Tensor | None, weights: MafWeig
     """Return the context as a matrix, of no columns where there is none."""
     if weights.orders.ndim != 2 or weights.orders.shape[0] != len(weights.blocks) or not weights.blocks:
         raise UsageError(f"{op}: orders must have shape (blocks, d), got {tuple(weights.orders.shape)} for {len(weights.blocks)} blocks")
+    if weights.orders.dtype != torch.int64:
+        raise UsageError(f"{op}: orders must be int64, got {weights.orders.dtype}")
     features = weights.orders.shape[1]
     if events.ndim != 2 or events.shape[1] != features:
         raise UsageError(f"{op}: events must have shape (n, {features}), got {tuple(events.shape)}")
     if weights.activation not in ACTIVATIONS:
         raise UsageError(f"{op}: activation {weights.activation!r} is not known: choose one of {', '.join(ACTIVATIONS)}")
-    wanted = weights.blocks[0][2].shape[1] if len(weights.blocks[0]) % 2 else 0
+    first = weights.blocks[0]
+    if len(first) < 4 or first[2].ndim != 2 or any(tensor.ndim == 0 for tensor in first):
+        raise UsageError(_NEEDS_A_LAYER.format(op))
+    wanted = first[2].shape[1] if len(first) % 2 else 0
     if context is None:
         context = events.new_empty((events.shape[0], 0))
     if context.shape != (events.shape[0], wanted):
@@ -141,7 +148,7 @@ def check_flow(op: str, events: Tensor, context: Tensor | None, weights: MafWeig
 def _check_shapes(op: str, weights: MafWeights, features: int, context: int) -> None:
     """Every block has the shapes that its columns, its context and the hidden widths of the first block ask for."""
     if len(weights.blocks[0]) < (5 if context else 4):
-        raise UsageError(f"{op}: a block needs a hidden layer: weight, bias, context weight where there is a context, weight, bias")
+        raise UsageError(_NEEDS_A_LAYER.format(op))
     expected: list[tuple[int, ...]] = []
     seen = features
     for units in [*hidden_widths(weights), 2 * features]:

@@ -11,6 +11,7 @@ the value alone is made of halves, and gradients of whole rows.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ from hepgen.kernels.compiled import array, implementation, run_op, times_gradien
 from hepgen.kernels.constants import constant, filled
 
 _GRAD_X, _GRAD_Y, _GRAD_WX, _GRAD_WY = 1, 2, 4, 8
+_MOST_BANDWIDTHS = 1 << 24  # more are a mistake
 _REFERENCE_NUMBERS = 1 << 24  # the reference holds so many differences at once
 
 Bandwidth = float | Sequence[float] | Tensor
@@ -175,9 +177,13 @@ def _check(x: Tensor, y: Tensor, bandwidth: Bandwidth) -> Tensor:
     if isinstance(bandwidth, Tensor) and bandwidth.requires_grad:
         raise UsageError("the bandwidth is a constant: no gradient flows to it, detach it")
     if isinstance(bandwidth, float | int) and untraced():
-        if not bandwidth > 0:
-            raise UsageError(f"bandwidth must be positive, got {float(bandwidth)}")
+        if not _is_bandwidth(bandwidth):
+            raise UsageError(f"bandwidth must be positive and finite, got {float(bandwidth)}")
         return filled(float(bandwidth), (1, x.shape[1]), x.device)
+    if isinstance(bandwidth, Tensor) and bandwidth.is_complex():
+        raise UsageError(f"bandwidth must be real, got {bandwidth.dtype}")
+    if isinstance(bandwidth, Tensor) and bandwidth.numel() > _MOST_BANDWIDTHS:
+        raise UsageError(f"bandwidth may hold 2^24 numbers at most, got shape {tuple(bandwidth.shape)}")
     sigma = bandwidth.double() if isinstance(bandwidth, Tensor) else torch.as_tensor(bandwidth, dtype=torch.float64, device="cpu")
     columns = sigma.shape[-1:] in {(), (x.shape[1],)} or (sigma.ndim == 2 and sigma.shape[1] == 1)
     if sigma.ndim > 2 or not columns or sigma.shape[:-1] == (0,):
@@ -186,11 +192,15 @@ def _check(x: Tensor, y: Tensor, bandwidth: Bandwidth) -> Tensor:
             f"got shape {tuple(sigma.shape)}"
         )
     # what lies on a GPU is not read back
-    if sigma.device.type == "cpu" and not torch.compiler.is_compiling() and not bool((sigma > 0).all()):
-        raise UsageError(f"bandwidth must be positive, got {sigma.tolist()}")
+    if sigma.device.type == "cpu" and not torch.compiler.is_compiling() and not all(map(_is_bandwidth, sigma.flatten().tolist())):
+        raise UsageError(f"bandwidth must be positive and finite, got {sigma.tolist()}")
     if sigma.device != x.device:
         sigma = constant(sigma, x.device)
     return sigma.expand(sigma.shape[0] if sigma.ndim == 2 else 1, x.shape[1])
+
+
+def _is_bandwidth(sigma: float) -> bool:
+    return sigma > 0 and math.isfinite(sigma) and math.isfinite(1 / sigma)
 
 
 def _weights(weights: Tensor | None, points: Tensor, name: str) -> Tensor | None:
@@ -198,6 +208,8 @@ def _weights(weights: Tensor | None, points: Tensor, name: str) -> Tensor | None
         return None
     if weights.shape != points.shape[:1]:
         raise UsageError(f"{name} must have shape ({points.shape[0]},), one weight per row, got {tuple(weights.shape)}")
+    if weights.is_complex():
+        raise UsageError(f"{name} must be real, got {weights.dtype}")
     return weights.to(device=points.device, dtype=points.dtype)
 
 

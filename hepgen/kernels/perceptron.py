@@ -74,7 +74,7 @@ class MlpShape(NamedTuple):
 class Dropout(NamedTuple):
     """Hidden units left out; which ones depends on seed, layer, unit and event alone (`hepgen.kernels.dropout`)."""
 
-    probability: float  # below 1; rounded to a multiple of 2^-16
+    probability: float  # rounded to a multiple of 2^-16 that is below 1
     seeds: Tensor  # (members,) int64
 
 
@@ -143,11 +143,15 @@ def mlp_ensemble(x: Tensor, parameters: Tensor, shape: MlpShape, dropout: Dropou
         not 0 <= dropout.probability < 1 or dropout.seeds.shape != (members,) or dropout.seeds.dtype != torch.int64
     ):
         raise UsageError(f"mlp_ensemble: dropout needs a probability below 1 and {members} seeds of int64, got {dropout}")
+    if dropout is not None and round(dropout.probability * 2**16) == 2**16:
+        raise UsageError(f"mlp_ensemble: a dropout of {dropout.probability} rounds to 1 in units of 2^-16: choose a smaller one")
     if mlp_backend(x.device.type) == "reference":
         return mlp_ensemble_reference(x, parameters, shape, dropout)
     record = torch.is_grad_enabled() and (x.requires_grad or parameters.requires_grad)
     probability, seeds = (0.0, torch.zeros(members, dtype=torch.int64)) if dropout is None else dropout
-    out, _ = torch.ops.hepgen.mlp(x, parameters.contiguous(), seeds, list(shape.widths), *shape[1:], float(probability), record)
+    out, _ = torch.ops.hepgen.mlp(
+        x, parameters.contiguous(), seeds.contiguous(), list(shape.widths), *shape[1:], float(probability), record
+    )
     return out  # type: ignore[no-any-return]
 
 
@@ -173,7 +177,7 @@ def mlp_ensemble_reference(x: Tensor, parameters: Tensor, shape: MlpShape, dropo
         before, x = x, total + before if shape.has_shortcut(layer) else total
         if layer < last:
             x = ACTIVATIONS[shape.activation](x)
-            if dropout is not None:
+            if dropout is not None and len(dropout.seeds):
                 factors = [dropout_factors(dropout.probability, int(seed), layer, units, x.shape[1]) for seed in dropout.seeds]
                 x = x * torch.stack(factors).to(x)
     return OUTPUTS[shape.output](x)

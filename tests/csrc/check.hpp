@@ -20,6 +20,9 @@ void test_mlp(int threads);
 void test_mmd(int threads);
 void test_philox(int threads);
 
+// fuzz.cpp: so many rounds, or as many as fit into the seconds; a seed gives the same rounds again. Returns how many.
+unsigned fuzz(unsigned seed, unsigned rounds, double seconds);
+
 // A failed check ends the run: what follows from wrong numbers says nothing more.
 inline void check(bool good, const std::string& what) {
     if (good) return;

@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+import hepgen
+
 FULL = os.environ.get("HEPGEN_ROBUSTNESS") == "full"
+
+
+def put_first(file: str) -> None:
+    """Take the compiled core from a file: `make robustness` names one that was built with sanitizers."""
+    spec = importlib.util.spec_from_file_location("hepgen._core", file)
+    assert spec is not None
+    assert spec.loader is not None
+    hepgen._core = sys.modules["hepgen._core"] = importlib.util.module_from_spec(spec)  # type: ignore[attr-defined]
+    spec.loader.exec_module(sys.modules["hepgen._core"])
+
+
+if "HEPGEN_ROBUSTNESS_CORE" in os.environ:
+    put_first(os.environ["HEPGEN_ROBUSTNESS_CORE"])
 
 
 @pytest.fixture(scope="session")

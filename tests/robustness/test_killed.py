@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import socket
 import subprocess
 import sys
 import time
@@ -57,6 +58,76 @@ def test_a_fit_that_is_killed_ends_with_the_same_weights(kind: str, tmp_path: Pa
     tried(kills=kills, fits=fits, different=0)
 
 
+def start_ranks(command: list[object], count: int) -> list[subprocess.Popen[str]]:
+    """As torchrun starts them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {**ENVIRONMENT, "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return [
+        subprocess.Popen(
+            [*map(str, command)],
+            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(count)
+    ]
+
+
+def ended(processes: list[subprocess.Popen[str]]) -> list[tuple[str, str]]:
+    """What they print, once all have ended by themselves."""
+    try:
+        return [process.communicate(timeout=120) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def end_as_torchrun_does(processes: list[subprocess.Popen[str]]) -> bool:
+    """Once one was killed: whether the others ended by themselves. Who still waits for ranks that never came is killed too."""
+    alone = True
+    for process in processes:
+        try:
+            process.communicate(timeout=5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            alone = False
+    return alone
+
+
+def test_a_rank_that_is_killed_again_and_again(tmp_path: Path, times: Callable, tried: Callable) -> None:
+    def command(folder: str) -> list[object]:
+        return [sys.executable, PROGRAM, tmp_path / folder, "nll"]
+
+    def whole(folder: str) -> tuple[list[str], float]:
+        began = time.monotonic()
+        return [out for out, _ in ended(start_ranks(command(folder), 2))], time.monotonic() - began
+
+    expected, seconds = whole("whole")
+    assert len(set(expected)) == 1
+    assert expected[0].strip()
+    moments, kills, fits, waiting = random.Random(7), 0, 0, 0
+    while kills < times(1, 20):
+        fits += 1
+        for _ in range(times(1, 8)):
+            processes = start_ranks(command(f"killed-{fits}"), 2)
+            time.sleep(moments.uniform(0.4, 1.0) * seconds)
+            one = moments.randrange(2)
+            alive = processes[one].poll() is None
+            processes[one].kill()
+            alone = end_as_torchrun_does(processes)
+            if not alive:
+                seconds *= 0.8  # the machine has become faster
+                break
+            kills += 1
+            waiting += not alone
+        assert whole(f"killed-{fits}")[0] == expected
+    tried(kills=kills, fits=fits, different=0, the_other_waited=waiting)
+
+
 def test_an_apply_that_is_killed_leaves_nothing_half_and_can_be_done_again(tmp_path: Path, times: Callable, tried: Callable) -> None:
     numbers = np.random.default_rng(1)
     columns = {"x": numbers.normal(size=400_000).astype(np.float32), "event": np.arange(400_000)}
@@ -73,10 +144,11 @@ def test_an_apply_that_is_killed_leaves_nothing_half_and_can_be_done_again(tmp_p
     expected = (tmp_path / "whole.parquet").read_bytes()
     moments, kills = random.Random(5), 0
     (tmp_path / "again.parquet").write_bytes(b"what was there before")
-    for _ in range(times(3, 50)):
+    while kills < times(2, 50):
         if killed(command("again.parquet"), moments.uniform(0.3, 1.0) * seconds):
             kills += 1
             assert (tmp_path / "again.parquet").read_bytes() in {b"what was there before", expected}
+            (tmp_path / "again.parquet").write_bytes(b"what was there before")
     run(command("again.parquet"))
     assert (tmp_path / "again.parquet").read_bytes() == expected
     tried(kills=kills, different=0)

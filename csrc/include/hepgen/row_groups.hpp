@@ -28,7 +28,7 @@ struct RowGroups {
 
 // Starting threads costs more than they bring for so few rows.
 inline int threads_for(std::size_t n, int threads) {
-    return n > 2 * kTileEvents ? threads : 1;
+    return n > 2 * kTileEvents ? std::max(threads, 1) : 1;
 }
 
 }  // namespace hepgen
