@@ -3,7 +3,7 @@
 #
 #     bash benchmarks/gpu.sh [build] [test] [sanitize] [bench] [fit]        all of them by default
 #
-# Needs Python >= 3.11 with torch, triton, numpy, scipy, pytest, hypothesis and pybind11, cmake, nvcc and compute-sanitizer; none of awkward,
+# Needs Python >= 3.11 with torch, triton, numpy, scipy, pytest, pytest-xdist, hypothesis and pybind11, cmake, nvcc and compute-sanitizer; none of awkward,
 # hist or uproot. Logs and tables go to $OUT, or to gpu-results.
 set -euo pipefail
 cd "$(dirname "$0")/.."

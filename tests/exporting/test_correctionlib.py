@@ -37,7 +37,6 @@ def other_scaler() -> Scaler:
         {"loss": "mlc", "link": "square", "calibrator": BENT, "clip": 1.2, "activation": "elu"},
         {"clip": 1.5, "scaler": other_scaler, "ensemble": 2},
     ],
-    ids=str,
 )
 def test_nominal_up_and_down(options: dict[str, Any], dtype: torch.dtype, new_ratio: Any, matrix: Any, tmp_path: Path) -> None:
     model = new_ratio(dtype, **{name: value() if value is other_scaler else value for name, value in options.items()})

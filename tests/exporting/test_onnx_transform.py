@@ -47,7 +47,6 @@ def other_scaler() -> Scaler:
         {"activation": "elu", "permutation": "none", "shear": False, "relative_angles": False},
         {"scaler": other_scaler},
     ],
-    ids=str,
 )
 def test_it_is_what_the_model_gives(
     options: dict[str, Any], dtype: torch.dtype, new_transform: Any, matrix: Any, run: Any, tmp_path: Path
