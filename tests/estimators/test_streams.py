@@ -93,6 +93,11 @@ def test_a_streamed_fit_learns_what_one_in_memory_learns(files: dict[str, list[s
     again = SimToData(FEATURES, loss="nll", blocks=1, hidden=(16,)).fit(*streams, **options)
     assert all(np.array_equal(again.tensors()[name], tensor) for name, tensor in disk.tensors().items())
     assert {path.name for path in (tmp_path / "fit").iterdir() if not path.name.startswith(".")} == {"nll.checkpoint"}
+    # and its rows are the ones that the checkpoint was for, whose seconds are in the record
+    resumed = SimToData(FEATURES, loss="nll", blocks=1, hidden=(16,)).fit(*streams, checkpoint=tmp_path / "fit", **options)
+    assert resumed.record == disk.record
+    with pytest.raises(UsageError, match="checkpoint"):
+        SimToData(FEATURES, loss="nll", blocks=1, hidden=(16,)).fit(*streams[::-1], checkpoint=tmp_path / "fit", **options)
 
 
 @pytest.mark.parametrize("calibration", [None, "isotonic"])
