@@ -93,6 +93,7 @@ def test_players_pull_against_each_other(name: str) -> None:
 
 @pytest.mark.parametrize("kind", ["convolutional", "dense"])
 def test_the_gradient_penalty_and_its_gradient(kind: str) -> None:
+    torch.manual_seed(2)  # a difference quotient over a kink of the network is no slope: points that lie on none
     _, critic = gan_networks(kind, 1, 2)
     critic = critic.double()
     real, generated = (torch.rand(5, 2, dtype=torch.float64) for _ in range(2))
