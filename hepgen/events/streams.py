@@ -11,7 +11,7 @@ import awkward as ak
 import numpy as np
 from numpy.typing import NDArray
 
-from hepgen.errors import InputError
+from hepgen.errors import InputError, UsageError
 from hepgen.events.reading import chunks, open_info
 from hepgen.events.schemas import Schema
 from hepgen.events.schemas import schema as schema_named
@@ -42,9 +42,16 @@ class EventStream:
     weights : str
         "auto" (the schema's event weight), "none", or the name of a branch.
     entry_start, entry_stop
-        Entries of all files together.
+        Entries of all files together, counted from the first: not negative.
     chunk_size
         Events of a part, at most.
+
+    Raises
+    ------
+    InputError
+        A file does not exist.
+    UsageError
+        A negative entry.
     """
 
     paths: str | Path | Iterable[str | Path]
@@ -56,6 +63,10 @@ class EventStream:
     chunk_size: int = 100_000
 
     def __post_init__(self) -> None:
+        if min(self.entry_start, self.entry_stop or 0) < 0:
+            raise UsageError(
+                f"the entries {self.entry_start} to {self.entry_stop} of a stream are counted from its first: give none below 0"
+            )
         object.__setattr__(self, "paths", tuple(expand(self.paths)))  # as they were when it was made
 
     def __len__(self) -> int:

@@ -138,6 +138,8 @@ def test_what_a_stream_cannot_be(files: dict[str, list[str]], tmp_path: Path) ->
         hepgen.EventGenerator(FEATURES.of(FEATURES.outputs), "maf").fit(streams[0])
     with pytest.raises(InputError, match="does not exist"):
         EventStream(tmp_path / "none.root")
+    with pytest.raises(UsageError, match="give none below 0"):
+        EventStream(files["sim"], entry_start=-5)
     with pytest.raises(InputError, match="no event of sim has the objects and passes"):
         SimToData(FEATURES, selection=Selection([Cut("MET.pt", 1e6)])).fit(*streams)
     write(tmp_path / "nan.root", {"MET_pt": np.array([40.0, np.nan]), "MET_phi": np.zeros(2), "HT": np.ones(2)}, tree="Events")
